@@ -1,0 +1,1 @@
+"""Super-resolution with normalizing flows in JAX and Flax."""
