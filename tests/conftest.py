@@ -1,7 +1,9 @@
 """Fixtures shared by all tests."""
 
+import json
 import pathlib
 
+import numpy as np
 import pytest
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -9,7 +11,15 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-  """The folder of golden files and photographs beside the checkout; tests that need it skip without."""
+  """The golden files and photographs beside the checkout; tests that need them skip without."""
   if not SHARED.is_dir():
     pytest.skip(f"no folder {SHARED.name}/ beside the checkout")
   return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_metrics() -> tuple[dict[str, np.ndarray], dict]:
+  """A photograph's crop, its LR, five stand-in samples, and the challenge's values for them."""
+  path = pathlib.Path(__file__).parent / "data" / "metrics_x4"
+  with np.load(path.with_suffix(".npz")) as arrays:
+    return dict(arrays), json.loads(path.with_suffix(".json").read_text())
