@@ -133,9 +133,25 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
   """
   try:
     with open(path, "rb") as file:
-      return _size(_open(file, os.fspath(path)))
+      return decode_size(file, os.fspath(path))
   except OSError as error:
     raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def decode_size(file: BinaryIO, name: str) -> tuple[int, int]:
+  """Reads an image's size from the header of an open, seekable binary file.
+
+  Args:
+    file: The file, at its beginning.
+    name: What error messages call it.
+
+  Returns:
+    Height and width in pixels, upright.
+
+  Raises:
+    InputError: As `image_size`.
+  """
+  return _size(_open(file, name))
 
 
 def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
