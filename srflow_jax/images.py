@@ -155,10 +155,10 @@ def decode_size(file: BinaryIO, name: str) -> tuple[int, int]:
 
 
 def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
-  """Checks many images without decoding them: their headers, and that no file was cut short.
+  """Checks many images, all but without decoding: their headers, and that no file was cut short.
 
-  It is meant for the beginning of a long run. What only decoding shows (a damaged stream, a
-  transparent pixel) is left to `read_image`.
+  It is meant for the beginning of a long run. A damaged stream shows only when it is decoded, which
+  is done here just for images with an alpha channel, to see whether they are opaque.
 
   Args:
     paths: PNG, JPEG or WebP files.
@@ -167,7 +167,7 @@ def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
     Height and width of each, upright.
 
   Raises:
-    InputError: For the first file that `image_size` refuses or that is truncated.
+    InputError: For the first file that `image_size` refuses, or that is truncated or transparent.
   """
   sizes = []
   for path in paths:
@@ -177,6 +177,9 @@ def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
         sizes.append(_size(image))
         if not _COMPLETE[image.format](file):
           raise InputError(f"{path}: the image is truncated")
+        if image.has_transparency_data:
+          file.seek(0)
+          decode_image(file, os.fspath(path))
     except OSError as error:
       raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
   return sizes

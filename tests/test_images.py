@@ -65,9 +65,10 @@ def test_kinds_that_are_refused_by_name(tmp_path):
     (write(tmp_path / "g.png", rgb, format="GIF"), "not a PNG, JPEG or WebP"),
   ]
   for path, reason in cases:
-    with pytest.raises(InputError, match=reason) as error:
-      images.read_image(path)
-    assert path.name in str(error.value) and "\n" not in str(error.value)
+    for read in (images.read_image, lambda p: images.check_images([p])):
+      with pytest.raises(InputError, match=reason) as error:
+        read(path)
+      assert path.name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_sixteen_bit_rgb_is_refused_though_pillow_would_cut_it(tmp_path):
