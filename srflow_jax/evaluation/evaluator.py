@@ -1,0 +1,150 @@
+"""Runs a system on an image and measures what it gives."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from srflow_jax import metrics
+from srflow_jax.errors import InputError
+from srflow_jax.evaluation.systems import System
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How samples are drawn and made into images.
+
+  Attributes:
+    num_samples: Samples of each image from a system that samples.
+    temperature: Standard deviation of the latents.
+    seed: Sample i of an image is a function of the seed and i, whatever else is drawn.
+    uint8_mode: `round`, or `truncate` as the published scripts do.
+  """
+
+  num_samples: int = 10
+  temperature: float = 0.9
+  seed: int = 0
+  uint8_mode: str = "round"
+
+  def check(self) -> None:
+    """Refuses what cannot be meant, by `InputError`."""
+    if self.num_samples < 1:
+      raise InputError(f"num_samples is {self.num_samples}: it must be at least 1")
+    if not 0 <= self.temperature < math.inf:
+      raise InputError(f"temperature is {self.temperature}: it must be 0 or more, and finite")
+    if not 0 <= self.seed < 2**32:
+      raise InputError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
+    if self.uint8_mode not in metrics.UINT8_MODES:
+      modes = ", ".join(metrics.UINT8_MODES)
+      raise InputError(f"uint8 is {self.uint8_mode!r}: it must be one of {modes}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What was measured on one image; tuples have one value a sample.
+
+  Attributes:
+    context_seconds: Time for what samples share; compilation is not counted.
+    sample_seconds: Mean time of a sample, given that.
+    lr_psnr: dB.
+    psnr: dB.
+    ssim: At most 1.
+    lpips: All of LPIPS.
+    nll: Bits per pixel as published, without dequantisation; None for systems without a density.
+    bits_per_dim: Bits per dimension of the uniformly dequantised HR image.
+  """
+
+  context_seconds: float
+  sample_seconds: float
+  lr_psnr: tuple[float, ...] | None = None
+  psnr: tuple[float, ...] | None = None
+  ssim: tuple[float, ...] | None = None
+  lpips: metrics.LpipsScores | None = None
+  nll: float | None = None
+  bits_per_dim: float | None = None
+
+
+def evaluate_image(
+  system: System,
+  lr: np.ndarray,
+  hr: np.ndarray | None,
+  settings: Settings,
+  on_sample: Callable[[], object] = lambda: None,
+) -> tuple[np.ndarray, Scores]:
+  """Draws a system's samples of an image and measures them.
+
+  Args:
+    system: The system; one that does not sample gives one image.
+    lr: uint8 `[h, w, 3]`.
+    hr: uint8 `[h * scale, w * scale, 3]`; without it, only the times are measured.
+    settings: How samples are drawn.
+    on_sample: Called after each sample, for progress.
+
+  Returns:
+    The samples, uint8 `[N, h * scale, w * scale, 3]`, and the scores.
+
+  Raises:
+    InputError: A sample has values that are not finite.
+  """
+  system.compile(lr.shape[:2])
+  start = time.perf_counter()
+  prepared = system.prepare(lr)
+  context_seconds = time.perf_counter() - start
+
+  samples, sample_seconds = [], 0.0
+  for index in range(settings.num_samples if system.stochastic else 1):
+    start = time.perf_counter()
+    sample = system.draw(prepared, settings.seed, index, settings.temperature)
+    sample_seconds += time.perf_counter() - start
+    if not np.isfinite(sample).all():
+      raise InputError(
+        f"{system.name}: sample {index} at temperature {settings.temperature} has values that are "
+        "not finite; a lower temperature may help"
+      )
+    if sample.dtype != np.uint8:
+      sample = metrics.to_uint8(sample, settings.uint8_mode)
+    samples.append(sample)
+    on_sample()
+  samples = np.stack(samples)
+  times = context_seconds, sample_seconds / len(samples)
+  if hr is None:
+    return samples, Scores(*times)
+
+  nll, bits_per_dim = likelihood(lambda image: system.log_prob(prepared, image), hr, settings.seed)
+  scores = Scores(
+    *times,
+    lr_psnr=tuple(metrics.lr_psnr(samples, hr, system.scale)),
+    psnr=tuple(metrics.psnr(sample, hr) for sample in samples),
+    ssim=tuple(metrics.ssim(sample, hr) for sample in samples),
+    lpips=metrics.lpips_scores(samples, hr),
+    nll=nll,
+    bits_per_dim=bits_per_dim,
+  )
+  return samples, scores
+
+
+def likelihood(
+  log_prob: Callable[[np.ndarray], tuple[float, int] | None], hr: np.ndarray, seed: int
+) -> tuple[float | None, float | None]:
+  """An image's negative log-likelihood in both units.
+
+  Args:
+    log_prob: Log-density, in nats, of a float32 image in [0, 1], and the number of pixels it is
+      of; None if there is no density.
+    hr: uint8 `[H, W, 3]`.
+    seed: Of the noise u, uniform on [-0.5, 0.5), that makes the levels continuous.
+
+  Returns:
+    `-log2 p(hr / 255) / pixels`, the published nll, in bits per pixel without dequantisation; and
+    `-log2 p((hr + u) / 255) / (3 pixels) + log2(255)`, in bits per dimension of the 8-bit image.
+    Both are None if there is no density.
+  """
+  plain = log_prob(hr.astype(np.float32) / 255)
+  if plain is None:
+    return None, None
+  noise = np.random.default_rng(seed).random(hr.shape, np.float32) - np.float32(0.5)
+  noisy = log_prob((hr + noise) / 255)
+  (nll, bits_per_pixel) = (-nats / (pixels * math.log(2)) for nats, pixels in (plain, noisy))
+  return nll, bits_per_pixel / 3 + math.log2(255)

@@ -1,0 +1,197 @@
+"""Tables of an evaluation: Markdown and CSV for people, JSON with everything for programs."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from srflow_jax.evaluation.evaluator import Scores
+
+# Columns of the published tables, with SSIM and nll: heading, value, how it is written.
+_COLUMNS = (
+  ("time", "time", "{:.2f}s"),
+  ("LR-PSNR", "lr_psnr", "{:.2f}"),
+  ("PSNR", "psnr", "{:.2f}"),
+  ("SSIM", "ssim", "{:.4f}"),
+  ("LPIPS mean", "lpips_mean", "{:.3f}"),
+  ("global", "lpips_global", "{:.3f}"),
+  ("local", "lpips_local", "{:.3f}"),
+  ("diversity", "diversity", "{:.2f}"),
+  ("nll", "nll", "{:.3f}"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """The scores of one system on one image.
+
+  Attributes:
+    image: The image's name.
+    system: The system's name.
+    size: Height and width of SR.
+    scores: What was measured.
+  """
+
+  image: str
+  system: str
+  size: tuple[int, int]
+  scores: Scores
+
+
+def values(scores: Scores) -> dict[str, float | None]:
+  """Sums up an image's scores: means over samples unless the name says otherwise.
+
+  Args:
+    scores: The scores.
+
+  Returns:
+    By name, in the order of the CSV's columns; None for what was not measured. `time` is that of
+    one sample with its context, in seconds.
+  """
+  lpips = scores.lpips
+  return {
+    "time": scores.context_seconds + scores.sample_seconds,
+    "context_seconds": scores.context_seconds,
+    "sample_seconds": scores.sample_seconds,
+    "lr_psnr": float(np.mean(scores.lr_psnr)) if scores.lr_psnr else None,
+    "lr_psnr_worst": min(scores.lr_psnr) if scores.lr_psnr else None,
+    "psnr": float(np.mean(scores.psnr)) if scores.psnr else None,
+    "ssim": float(np.mean(scores.ssim)) if scores.ssim else None,
+    "lpips_mean": lpips.mean if lpips else None,
+    "lpips_global": lpips.global_best if lpips else None,
+    "lpips_local": lpips.local_best if lpips else None,
+    "diversity": lpips.diversity if lpips else None,
+    "nll": scores.nll,
+    "bits_per_dim": scores.bits_per_dim,
+  }
+
+
+def averages(rows: Sequence[Row]) -> dict[str, float | None]:
+  """Averages one system's values over images.
+
+  Args:
+    rows: One a image, at least one.
+
+  Returns:
+    As `values`; None where a value was not measured.
+  """
+  table = [values(row.scores) for row in rows]
+  return {
+    name: None if table[0][name] is None else float(np.mean([line[name] for line in table]))
+    for name in table[0]
+  }
+
+
+def markdown_table(scale: int, params: Mapping[str, int | None], rows: Sequence[Row]) -> str:
+  """Formats the averages in the columns of the published tables.
+
+  Args:
+    scale: By how much the systems enlarge.
+    params: Each system's number of parameters, in the table's order.
+    rows: The scores of all systems on all images.
+
+  Returns:
+    A Markdown table with aligned columns; '-' for what was not measured.
+  """
+  lines = [[f"x{scale}", "Params", *(heading for heading, _, _ in _COLUMNS)]]
+  for system, count in params.items():
+    means = averages([row for row in rows if row.system == system])
+    cells = ["-" if means[key] is None else form.format(means[key]) for _, key, form in _COLUMNS]
+    lines.append([system, _human(count), *cells])
+  widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+  lines.insert(1, ["-" * width for width in widths])
+  rows_of_text = (
+    " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+    for line in lines
+  )
+  return "".join(f"| {text} |\n" for text in rows_of_text)
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+  """Formats one line for each image and system.
+
+  Args:
+    rows: The scores.
+
+  Returns:
+    CSV with a heading; empty for what was not measured.
+  """
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  names = list(values(rows[0].scores))
+  writer.writerow(["image", "system", "height", "width", *names])
+  for row in rows:
+    numbers = values(row.scores)
+    writer.writerow([row.image, row.system, *row.size, *(numbers[name] for name in names)])
+  return text.getvalue()
+
+
+def summary(
+  about: Mapping[str, Any], params: Mapping[str, int | None], rows: Sequence[Row]
+) -> dict[str, Any]:
+  """Collects all that was measured.
+
+  Args:
+    about: How the evaluation was made; becomes the summary's first entries.
+    params: Each system's number of parameters.
+    rows: The scores.
+
+  Returns:
+    What JSON can hold: `about`, then for each system the averages and each image's scores, sample
+    by sample.
+  """
+  systems = {}
+  for system, count in params.items():
+    own = [row for row in rows if row.system == system]
+    systems[system] = {
+      "params": count,
+      "averages": averages(own),
+      "images": {
+        row.image: {
+          "height": row.size[0],
+          "width": row.size[1],
+          **values(row.scores),
+          "per_sample": _per_sample(row.scores),
+        }
+        for row in own
+      },
+    }
+  return {**about, "systems": systems}
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes strict JSON; infinities and NaN, which it lacks, become the strings Python reads."""
+  path.write_text(json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
+
+
+def _per_sample(scores: Scores) -> dict[str, tuple[float, ...]]:
+  if scores.lpips is None:
+    return {}
+  return {
+    "lr_psnr": scores.lr_psnr,
+    "psnr": scores.psnr,
+    "ssim": scores.ssim,
+    "lpips": scores.lpips.per_sample,
+  }
+
+
+def _strict(content: Any) -> Any:
+  if isinstance(content, Mapping):
+    return {str(key): _strict(value) for key, value in content.items()}
+  if isinstance(content, list | tuple):
+    return [_strict(value) for value in content]
+  if isinstance(content, float) and not math.isfinite(content):
+    return str(content)
+  return content
+
+
+def _human(count: int | None) -> str:
+  if count is None:
+    return "-"
+  return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"

@@ -1,0 +1,169 @@
+"""An evaluation from beginning to end: a trained model beside bicubic, on a set of images."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from srflow_jax import metrics
+from srflow_jax.errors import InputError
+from srflow_jax.evaluation import report, sheets
+from srflow_jax.evaluation.evaluator import Settings, evaluate_image
+from srflow_jax.evaluation.inputs import EvalImage, find_images
+from srflow_jax.evaluation.systems import Bicubic, Flow, System
+from srflow_jax.images import write_png
+from srflow_jax.model import count_parameters
+from srflow_jax.training.checkpoint import load_run
+
+
+def evaluate_workdir(
+  workdir: str,
+  hr_dir: str,
+  lr_dir: str,
+  output_dir: str,
+  settings: Settings,
+  command: str,
+) -> str:
+  """Evaluates a training run's latest checkpoint beside bicubic.
+
+  Args:
+    workdir: The run's folder.
+    hr_dir: Folder of HR images, or ''.
+    lr_dir: Folder of LR images, or ''; `find_images` says how they go together, and what is used
+      if both are ''.
+    output_dir: Where everything is written; '' for `evaluation` in the workdir.
+    settings: How samples are drawn.
+    command: What was typed, for the report.
+
+  Returns:
+    What to tell the user: the table, and where the files are.
+
+  Raises:
+    InputError: Something given cannot be used.
+  """
+  settings.check()
+  run = load_run(workdir)
+  scale = run.config.model.scale
+  images = find_images(scale, hr_dir, lr_dir, run.config.data.val_dir)
+  name = pathlib.Path(workdir).resolve().name
+  flow = Flow(name, run.model, run.params)
+  about = {
+    "protocol": {
+      "name": metrics.PROTOCOL,
+      "version": metrics.PROTOCOL_VERSION,
+      "uint8": settings.uint8_mode,
+    },
+    "command": command,
+    "workdir": os.fspath(workdir),
+    "step": int(run.step),
+    "params": {part: count_parameters(tree) for part, tree in run.params.items()},
+    "num_samples": settings.num_samples,
+    "temperature": settings.temperature,
+    "seed": settings.seed,
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "config": run.config.to_dict(),
+  }
+  output = pathlib.Path(output_dir or pathlib.Path(workdir, "evaluation"))
+  return evaluate_systems([Bicubic(scale), flow], images, output, settings, about)
+
+
+def evaluate_systems(
+  systems: Sequence[System],
+  images: Sequence[EvalImage],
+  output: pathlib.Path,
+  settings: Settings,
+  about: Mapping[str, Any],
+) -> str:
+  """Evaluates systems of one scale on images and writes all there is to show.
+
+  Args:
+    systems: The systems, in the table's order; their names differ.
+    images: The images.
+    output: The folder: `samples/SYSTEM/IMAGE_00.png`, `sheets/IMAGE.png`, `table.md`,
+      `per_image.csv`, `summary.json`.
+    settings: How samples are drawn.
+    about: How the evaluation was made, for the summary.
+
+  Returns:
+    What to tell the user.
+
+  Raises:
+    InputError: The folder cannot be written, or an image is damaged.
+  """
+  make_folder(output)
+  scale = systems[0].scale
+  rows = []
+  per_image = sum(settings.num_samples if system.stochastic else 1 for system in systems)
+  with tqdm(total=len(images) * per_image, unit="sample", dynamic_ncols=True) as bar:
+    for image in images:
+      bar.set_description(image.name)
+      lr, hr = image.read(scale)
+      drawn = {}
+      for system in systems:
+        samples, scores = evaluate_image(system, lr, hr, settings, bar.update)
+        rows.append(report.Row(image.name, system.name, samples.shape[1:3], scores))
+        drawn[system.name] = samples
+        for index, sample in enumerate(samples):
+          write_png(output / "samples" / system.name / f"{image.name}_{index:02d}.png", sample)
+      write_png(output / "sheets" / f"{image.name}.png", _sheet(systems, drawn, lr, hr))
+
+  params = {system.name: system.num_params for system in systems}
+  table = report.markdown_table(scale, params, rows)
+  note = _note(about, settings, len(images))
+  (output / "table.md").write_text(f"{table}\n{note}\n")
+  (output / "per_image.csv").write_text(report.csv_table(rows))
+  report.write_json(output / "summary.json", report.summary(about, params, rows))
+  return f"{table}\n{note}\nTables, samples and comparison sheets: {output}"
+
+
+def make_folder(path: pathlib.Path) -> None:
+  """Makes a folder and tries that it can be written, before any long work.
+
+  Args:
+    path: The folder.
+
+  Raises:
+    InputError: It cannot.
+  """
+  probe = path / ".writable"
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _sheet(
+  systems: Sequence[System],
+  drawn: Mapping[str, np.ndarray],
+  lr: np.ndarray,
+  hr: np.ndarray | None,
+) -> np.ndarray:
+  """The sheet of one image: single images, then sets of samples, then HR (or else LR)."""
+  single = [system for system in systems if not system.stochastic]
+  several = [system for system in systems if system.stochastic]
+  cells = [sheets.Cell(system.name, drawn[system.name][0]) for system in single]
+  for system in several:
+    prefix = system.name if len(several) > 1 else ""
+    cells += sheets.sample_cells(drawn[system.name], prefix)
+  if hr is not None:
+    cells.append(sheets.Cell("HR", hr))
+  else:
+    enlarged = lr.repeat(systems[0].scale, 0).repeat(systems[0].scale, 1)
+    cells.append(sheets.Cell("LR", enlarged))
+  return sheets.comparison_sheet(cells)
+
+
+def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:
+  return (
+    f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}, {num_images} images, "
+    f"{settings.num_samples} samples each at temperature {settings.temperature}, seed "
+    f"{settings.seed}, uint8 by {settings.uint8_mode}; checkpoint of step {about['step']}. Time is "
+    f"of one sample with its context, on {about['device']}."
+  )
