@@ -1,0 +1,67 @@
+"""Every field of a configuration, with SRFlow-DA x4 as published. The other configs are deltas.
+
+A field is changed on the command line as `--config.data.batch_size=8`, a stage's as
+`--config.model.stages[0].steps=4`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # of initialisation, data order, crops and noise
+
+  # --- The model: everything that decides parameters' shapes and what they mean. ---
+  model = config.model = ml_collections.ConfigDict()
+  model.scale = 4  # HR size over LR size: 2, 4, 8 or 16
+
+  model.encoder = ml_collections.ConfigDict()
+  model.encoder.width = 64  # channels between RRDB blocks
+  model.encoder.growth = 32  # channels that each dense convolution adds
+  model.encoder.num_blocks = 23  # RRDB blocks
+  model.encoder.taps = (1, 8, 15, 22)  # 0-based blocks whose outputs the flow sees
+  model.encoder.global_skip = "last_block"  # of the trunk; ESRGAN's weights need "first_conv"
+
+  model.conditioner = ml_collections.ConfigDict()
+  model.conditioner.width = 64  # channels of hidden layers
+  model.conditioner.num_hidden = 4  # hidden convolutions after the first
+  model.conditioner.hidden_kernel = 3  # their size: 1 or 3
+  model.conditioner.residual_every = 0  # skip connections around so many of them; 0: none
+  model.conditioner.normalize = False  # an actnorm in place of each convolution's bias
+
+  # Stages, image → latents: squeeze, transition steps, conditional steps, split.
+  model.stages = (
+    {"squeeze": 2, "transition_steps": 2, "steps": 6, "split": True},
+    {"squeeze": 2, "transition_steps": 2, "steps": 6, "split": False},
+  )
+
+  # --- Data. ---
+  data = config.data = ml_collections.ConfigDict()
+  data.train_dir = ""  # a folder tree of PNG, JPEG or WebP; "": scikit-image's photographs
+  data.val_dir = ""  # likewise for validation; "": scikit-image's photographs kept for it
+  data.hr_patch = 160  # pixels a side of the HR patches
+  data.batch_size = 12  # patches a step, over all devices
+  data.flips = True  # horizontal, at random
+  data.rotations = False  # by 0, 90, 180 or 270 degrees, at random
+  data.noise_std = 4 / 3**0.5  # Gaussian noise added to HR in training, in grey levels of 255
+  data.cache_mb = 1024  # memory for decoded images
+
+  # --- Optimisation. ---
+  optim = config.optim = ml_collections.ConfigDict()
+  optim.learning_rate = 2e-4
+  optim.b1, optim.b2, optim.eps = 0.9, 0.999, 1e-8  # Adam
+  optim.decay_at = (0.5, 0.75, 0.9, 0.95)  # fractions of num_train_steps after which ...
+  optim.decay_factor = 0.5  # ... the rate is multiplied by this
+  optim.encoder_init = ""  # a workdir to take the encoder's weights from; "": random
+  optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
+  optim.max_skipped_steps = 20  # stop after so many non-finite steps in a row
+
+  # --- The run. ---
+  config.num_train_steps = 200_000
+  config.log_every_steps = 100
+  config.eval_every_steps = 5_000  # validation nll and sample images
+  config.checkpoint_every_steps = 5_000
+  config.keep_checkpoints = 3  # the latest so many
+  config.eval_temperature = 0.9  # of the sample images
+  config.num_eval_patches = 12  # validation patches of hr_patch pixels
+  return config

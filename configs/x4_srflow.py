@@ -1,0 +1,18 @@
+"""SRFlow x4: sixteen steps a stage, shallow conditioners with actnorms."""
+
+from configs import base
+
+
+def get_config():
+  config = base.get_config()
+  config.model.conditioner.num_hidden = 1
+  config.model.conditioner.hidden_kernel = 1
+  config.model.conditioner.normalize = True
+  config.model.stages = (
+    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
+    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
+    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": False},
+  )
+  config.optim.learning_rate = 2.5e-4
+  config.data.noise_std = 0.0
+  return config

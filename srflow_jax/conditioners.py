@@ -1,0 +1,131 @@
+"""The nets that turn features into shifts and scales. They know nothing of flows.
+
+A net's input is `[a, u]`: channels a of the flow, which every sample changes, and features u of the
+LR image, which no sample changes. The first convolution is linear, so it is the sum of one over a
+and one over u; its kernel is a single parameter, `[k, k, a + u, width]`, and the half over u is
+computed once for an LR image, by whoever holds the features (`srflow_jax.flow`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Initializer = Callable[..., Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionerSpec:
+  """The shape of a conditioner net: a first 3x3 convolution, hidden ones, a zero convolution.
+
+  Attributes:
+    width: channels of every hidden layer.
+    num_hidden: hidden convolutions after the first.
+    hidden_kernel: their kernel size, 1 or 3.
+    residual_every: add a skip connection around every so many hidden convolutions; 0 for none.
+    normalize: give each convolution an actnorm in place of its bias.
+  """
+
+  width: int
+  num_hidden: int
+  hidden_kernel: int
+  residual_every: int
+  normalize: bool
+
+  def __post_init__(self) -> None:
+    if self.width < 1 or self.num_hidden < 0 or self.hidden_kernel not in (1, 3):
+      raise ValueError(
+        f"conditioner needs width >= 1, num_hidden >= 0, hidden_kernel 1 or 3: {self}"
+      )
+    if self.residual_every < 0 or (self.residual_every and self.num_hidden % self.residual_every):
+      raise ValueError(f"conditioner's residual_every must divide num_hidden: {self}")
+
+
+def normal_init(stddev: float) -> Initializer:
+  """Kernels from N(0, stddev²), drawn flat: the same values as an N-dimensional draw, and on a CPU
+  the draw compiles many times faster."""
+
+  def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    return stddev * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+  return init
+
+
+def conv(x: Array, kernel: Array) -> Array:
+  """Convolves x `[B, H, W, C]` with kernel `[k, k, C, O]`, zero-padded to the same size."""
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+class ZeroConv(nn.Module):
+  """A 3x3 convolution with bias, times `exp(3 * logs)` a channel; all zero at first."""
+
+  out: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Maps `[B, H, W, C]` to `[B, H, W, out]`."""
+    h = nn.Conv(self.out, (3, 3), kernel_init=nn.initializers.zeros, name="conv")(x)
+    return h * jnp.exp(3.0 * self.param("logs", nn.initializers.zeros, (self.out,)))
+
+
+class _Normalize(nn.Module):
+  """What a hidden convolution adds before its ReLU: a bias, or an actnorm set by the first batch."""
+
+  actnorm: bool
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    if not self.actnorm:
+      return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+    bias = self.param("bias", lambda _: -jnp.mean(x, (0, 1, 2)))
+    logs = self.param("logs", lambda _: -jnp.log(jnp.std(x, (0, 1, 2)) + 1e-6))
+    return (x + bias) * jnp.exp(logs)
+
+
+class Conditioner(nn.Module):
+  """A net `[a, u]` → h, of `own_channels` + `feature_channels` → `out` channels."""
+
+  spec: ConditionerSpec
+  own_channels: int
+  feature_channels: int
+  out: int
+
+  def setup(self) -> None:
+    spec = self.spec
+    init = normal_init(0.05)
+    shape = (3, 3, self.own_channels + self.feature_channels, spec.width)
+    self.first_kernel = self.param("first_kernel", init, shape)
+    self.first_norm = _Normalize(spec.normalize)
+    size = (spec.hidden_kernel, spec.hidden_kernel)
+    self.hidden = [
+      nn.Conv(spec.width, size, use_bias=False, kernel_init=init) for _ in range(spec.num_hidden)
+    ]
+    self.hidden_norm = [_Normalize(spec.normalize) for _ in range(spec.num_hidden)]
+    self.last = ZeroConv(self.out)
+
+  def feature_kernel(self) -> Array:
+    """The part of the first kernel that sees the features, `[3, 3, feature_channels, width]`."""
+    return self.first_kernel[:, :, self.own_channels :]
+
+  def __call__(self, a: Array | None, features_convolved: Array) -> Array:
+    """Returns h `[B, H, W, out]`.
+
+    Args:
+      a: the flow's own channels `[B, H, W, own_channels]`; None where the net has none.
+      features_convolved: the features convolved with `feature_kernel()`, `[B, H, W, width]`.
+    """
+    x = features_convolved
+    if self.own_channels:
+      x = conv(a, self.first_kernel[:, :, : self.own_channels]) + x
+    x = skip = nn.relu(self.first_norm(x))
+    for i, (layer, norm) in enumerate(zip(self.hidden, self.hidden_norm, strict=True), start=1):
+      x = nn.relu(norm(layer(x)))
+      if self.spec.residual_every and i % self.spec.residual_every == 0:
+        x = skip = x + skip
+    return self.last(x)

@@ -1,0 +1,236 @@
+"""Encoder and flow as one model of `p(hr | lr)`: likelihoods, latents and samples.
+
+A `Context` holds all that depends on the LR image alone. Compute it once, with `condition`, then
+ask of it as much as you like: `model.apply({"params": params}, ..., method="NAME")`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from srflow_jax.conditioners import ConditionerSpec
+from srflow_jax.errors import InputError
+from srflow_jax.flow import ConditionalFlow, Latents, StageContext, StageSpec
+from srflow_jax.rrdb import Encoder, EncoderSpec
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class Context:
+  """All that depends on the LR image alone.
+
+  Attributes:
+    stages: for each stage and conditional step, the injector's shift and scale and the LR part of
+      the coupling net's first convolution.
+    hr_size: height and width of the image that the flow models.
+    padded_size: the same, enlarged at the bottom and right to what the flow's squeezes divide.
+  """
+
+  stages: tuple[StageContext, ...]
+  hr_size: tuple[int, int] = flax.struct.field(pytree_node=False)
+  padded_size: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+  @property
+  def batch(self) -> int:
+    """Images in the batch."""
+    return jax.tree.leaves(self.stages)[0].shape[0]
+
+
+def pad_to(image: Array, size: tuple[int, int]) -> Array:
+  """Pads `[B, h, w, C]` by reflection at the bottom and right to `size` (height, width)."""
+  pads = [new - old for new, old in zip(size, image.shape[1:3], strict=True)]
+  # One pixel has nothing to reflect: it is repeated.
+  for axis, pad in enumerate(pads, start=1):
+    widths = [(0, pad if i == axis else 0) for i in range(4)]
+    image = jnp.pad(image, widths, "reflect" if image.shape[axis] > 1 else "edge")
+  return image
+
+
+def standard_normal_log_prob(latents: Latents) -> Array:
+  """The log-density of latents under N(0, 1), summed over all of them: `[B]`, nats."""
+  return sum(-0.5 * jnp.sum(z**2 + math.log(2 * math.pi), axis=(1, 2, 3)) for z in latents)
+
+
+class SRFlow(nn.Module):
+  """A conditional normalizing flow from HR images to latents, given LR images.
+
+  LR images are `[B, h, w, 3]`, HR images `[B, h * scale, w * scale, 3]`, values in [0, 1]. Any size
+  will do: where the flow's squeezes do not divide it, both are padded by reflection, likelihoods
+  are those of the padded image, and what is decoded is cropped back.
+  """
+
+  scale: int
+  encoder_spec: EncoderSpec
+  conditioner_spec: ConditionerSpec
+  stage_specs: tuple[StageSpec, ...]
+
+  def setup(self) -> None:
+    self.encoder = Encoder(self.encoder_spec, self.scale)
+    self.flow = ConditionalFlow(
+      self.stage_specs, self.conditioner_spec, self.encoder_spec.feature_channels
+    )
+
+  @property
+  def lr_multiple(self) -> int:
+    """What LR height and width are padded to multiples of."""
+    return max(1, math.prod(spec.squeeze for spec in self.stage_specs) // self.scale)
+
+  def condition(self, lr: Array) -> Context:
+    """Computes the context of lr `[B, h, w, 3]`."""
+    multiple = self.lr_multiple
+    height, width = (-(-size // multiple) * multiple for size in lr.shape[1:3])
+    features = self.encoder.features(pad_to(lr, (height, width)), self.flow.downscales)
+    return Context(
+      stages=self.flow.condition(features),
+      hr_size=(lr.shape[1] * self.scale, lr.shape[2] * self.scale),
+      padded_size=(height * self.scale, width * self.scale),
+    )
+
+  def forward_and_log_det(self, hr: Array, context: Context) -> tuple[Latents, Array]:
+    """Maps hr to latents, finest first, and the log-det `[B]`, nats, of that map.
+
+    Raises:
+      ValueError: hr's size is not `scale` times that of the LR image.
+    """
+    if hr.shape[1:3] != context.hr_size:
+      raise ValueError(f"hr is {hr.shape[1:3]}, its LR image asks for {context.hr_size}")
+    return self.flow.forward_and_log_det(pad_to(hr, context.padded_size), context.stages)
+
+  def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
+    """Maps latents to an image, and the log-det `[B]`, nats, of that map (before cropping)."""
+    hr, log_det = self.flow.inverse_and_log_det(latents, context.stages)
+    height, width = context.hr_size
+    return hr[:, :height, :width], log_det
+
+  def log_prob_from_context(self, hr: Array, context: Context) -> Array:
+    """`log p(hr | lr)`, `[B]`, nats: the latents' log-density plus the log-det."""
+    latents, log_det = self.forward_and_log_det(hr, context)
+    return standard_normal_log_prob(latents) + log_det
+
+  def log_prob(self, hr: Array, lr: Array) -> Array:
+    """`log p(hr | lr)`, `[B]`, nats."""
+    return self.log_prob_from_context(hr, self.condition(lr))
+
+  def nll(self, hr: Array, lr: Array) -> Array:
+    """The published loss: `-log_prob` in bits per (padded) pixel, `[B]`."""
+    context = self.condition(lr)
+    return -self.log_prob_from_context(hr, context) / (math.log(2) * math.prod(context.padded_size))
+
+  def latents_at(self, key: Array, context: Context, temperature: float | Array) -> Latents:
+    """Draws one set of latents of standard deviation `temperature` for the context's batch."""
+    shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
+    keys = jax.random.split(key, len(shapes))
+    return tuple(
+      # Drawn flat: an N-dimensional draw has the same values and compiles slowly on a CPU.
+      temperature * jax.random.normal(k, (math.prod(shape),)).reshape(shape)
+      for k, shape in zip(keys, shapes, strict=True)
+    )
+
+  def sample_from_context(
+    self, key: Array, context: Context, temperature: float | Array, num_samples: int, first: int = 0
+  ) -> Array:
+    """Draws samples number `first` to `first + num_samples` of a key.
+
+    Sample i depends on the key and on i alone, so any split of the samples into calls gives the
+    same images.
+
+    Returns:
+      Images `[num_samples, B, H, W, 3]`, not clipped.
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(num_samples))
+    latents = jax.vmap(lambda k: self.latents_at(k, context, temperature))(keys)
+    # The context is not mapped over: it is neither recomputed nor copied.
+    decode = nn.vmap(
+      lambda model, z: model.inverse_and_log_det(z, context)[0],
+      variable_axes={"params": None},
+      split_rngs={"params": False},
+    )
+    return decode(self, latents)
+
+  def sample(
+    self, key: Array, lr: Array, temperature: float | Array, num_samples: int = 1
+  ) -> Array:
+    """Draws `[num_samples, B, H, W, 3]` images given lr; the context is computed once."""
+    return self.sample_from_context(key, self.condition(lr), temperature, num_samples)
+
+  def super_resolve(self, lr: Array) -> Array:
+    """The encoder's own deterministic super-resolution, `[B, H, W, 3]`."""
+    return self.encoder.super_resolve(lr)
+
+  def log_prob_and_super_resolve(self, hr: Array, lr: Array) -> tuple[Array, Array]:
+    """Runs every layer once: what `init_params` calls to create all parameters."""
+    return self.log_prob(hr, lr), self.super_resolve(lr)
+
+
+def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
+  """Builds a spec from a config's mapping; every field must be there, and no other."""
+  names = [field.name for field in dataclasses.fields(cls)]
+  if unknown := sorted(set(values) - set(names)):
+    raise InputError(f"unknown key {where}.{unknown[0]}: one of {', '.join(names)}")
+  if missing := [name for name in names if name not in values]:
+    raise InputError(f"missing key {where}.{missing[0]}")
+  try:
+    return cls(**values)
+  except ValueError as error:
+    raise InputError(f"{where}: {error}") from error
+
+
+def build_model(config: Mapping[str, Any]) -> SRFlow:
+  """Builds the model of a configuration's `model` block.
+
+  Args:
+    config: `scale`, `encoder` (`EncoderSpec`), `conditioner` (`ConditionerSpec`) and `stages` (a
+      sequence of `StageSpec`), as mappings.
+
+  Raises:
+    InputError: a key is unknown or missing, or a value is out of range.
+  """
+  scale = config["scale"]
+  if scale not in (2, 4, 8, 16):
+    raise InputError(f"model.scale is {scale}: one of 2, 4, 8, 16")
+  stages = tuple(
+    _spec(StageSpec, stage, f"model.stages[{i}]") for i, stage in enumerate(config["stages"])
+  )
+  if not stages or stages[-1].split:
+    raise InputError("model.stages: needs at least one stage, the last without a split")
+  return SRFlow(
+    scale=scale,
+    encoder_spec=_spec(EncoderSpec, config["encoder"], "model.encoder"),
+    conditioner_spec=_spec(ConditionerSpec, config["conditioner"], "model.conditioner"),
+    stage_specs=stages,
+  )
+
+
+def init_params(
+  model: SRFlow, key: Array, hr: Array, lr: Array, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+  """Initialises parameters, actnorms from one real batch.
+
+  Args:
+    model: the model.
+    key: a PRNG key.
+    hr: a batch as training sees it, `[B, H, W, 3]`.
+    lr: its LR images.
+    given: parameters that are there already, such as `{"encoder": ...}`; they are kept.
+  """
+  _, variables = model.apply(
+    {"params": dict(given or {})},
+    hr,
+    lr,
+    rngs={"params": key},
+    mutable=["params"],
+    method="log_prob_and_super_resolve",
+  )
+  return variables["params"]
+
+
+def count_parameters(params: Any) -> int:
+  """The number of trainable scalars in a tree of parameters."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

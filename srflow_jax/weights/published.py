@@ -1,0 +1,184 @@
+"""Published SRFlow and SRFlow-DA checkpoints: their names and layouts, both ways.
+
+`tensors(model)` pairs every parameter of a model with its published name; reading and writing
+follow that one table. Published kernels are `[O, I, k, k]`, ours `[k, k, I, O]`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from srflow_jax.conditioners import ConditionerSpec
+from srflow_jax.errors import InputError
+from srflow_jax.model import SRFlow
+
+# A layer that the published checkpoints hold and nothing uses.
+UNUSED_PREFIX = "flowUpsamplerNet.f."
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """One parameter: its path in our tree, its published name, and the published layout.
+
+  Attributes:
+    path: keys into our tree of parameters.
+    name: name in the published state dict.
+    layout: "kernel" (`[O, I, k, k]`), "matrix" and "vector" (as ours), "map" (`[1, C, 1, 1]`) or
+      "scale" (`[C, 1, 1]`).
+  """
+
+  path: tuple[str, ...]
+  name: str
+  layout: str
+
+  def to_ours(self, array: np.ndarray) -> np.ndarray:
+    """Changes a published array to our layout."""
+    if self.layout == "kernel":
+      return np.ascontiguousarray(array.transpose(2, 3, 1, 0))
+    return array.reshape(-1) if self.layout in ("map", "scale") else array
+
+  def to_published(self, array: np.ndarray) -> np.ndarray:
+    """Changes our array to the published layout."""
+    if self.layout == "kernel":
+      return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+    shape = {"map": (1, -1, 1, 1), "scale": (-1, 1, 1)}.get(self.layout, array.shape)
+    return array.reshape(shape)
+
+
+def _conv(path: tuple[str, ...], name: str) -> Iterator[Tensor]:
+  yield Tensor((*path, "kernel"), f"{name}.weight", "kernel")
+  yield Tensor((*path, "bias"), f"{name}.bias", "vector")
+
+
+def _zero_conv(path: tuple[str, ...], name: str) -> Iterator[Tensor]:
+  yield from _conv((*path, "conv"), name)
+  yield Tensor((*path, "logs"), f"{name}.logs", "scale")
+
+
+def _actnorm(path: tuple[str, ...], name: str) -> Iterator[Tensor]:
+  yield Tensor((*path, "bias"), f"{name}.actnorm.bias", "map")
+  yield Tensor((*path, "logs"), f"{name}.actnorm.logs", "map")
+
+
+def _conditioner_names(spec: ConditionerSpec, net: str) -> tuple[str, list[str], str]:
+  """Published names of a net's first, hidden and last convolutions; activations are counted."""
+  if not spec.residual_every:  # one sequence
+    hidden = [f"{net}.{2 * i + 2}" for i in range(spec.num_hidden)]
+    return f"{net}.0", hidden, f"{net}.{2 * spec.num_hidden + 2}"
+  hidden = []
+  for i in range(spec.num_hidden):
+    group, place = divmod(i, spec.residual_every)
+    of_group = f"{group}." if spec.residual_every < spec.num_hidden else ""
+    hidden.append(f"{net}2.{of_group}{2 * place}")
+  return f"{net}1.0", hidden, f"{net}3.0"
+
+
+def _conditioner(spec: ConditionerSpec, path: tuple[str, ...], net: str) -> Iterator[Tensor]:
+  first, hidden, last = _conditioner_names(spec, net)
+  layers = [("first_norm", first)]
+  layers += [(f"hidden_norm_{i}", name) for i, name in enumerate(hidden)]
+  yield Tensor((*path, "first_kernel"), f"{first}.weight", "kernel")
+  for i, name in enumerate(hidden):
+    yield Tensor((*path, f"hidden_{i}", "kernel"), f"{name}.weight", "kernel")
+  for norm, name in layers:
+    if spec.normalize:
+      yield from _actnorm((*path, norm), name)
+    else:
+      yield Tensor((*path, norm, "bias"), f"{name}.bias", "vector")
+  yield from _zero_conv((*path, "last"), last)
+
+
+def encoder_tensors(model: SRFlow) -> Iterator[Tensor]:
+  """The encoder's parameters."""
+  encoder = model.encoder_spec
+  yield from _conv(("encoder", "conv_first"), "RRDB.conv_first")
+  for b in range(encoder.num_blocks):
+    for d in range(3):
+      for c in range(5):
+        path = ("encoder", f"blocks_{b}", f"dense_blocks_{d}", f"convs_{c}")
+        yield from _conv(path, f"RRDB.RRDB_trunk.{b}.RDB{d + 1}.conv{c + 1}")
+  yield from _conv(("encoder", "trunk_conv"), "RRDB.trunk_conv")
+  for i in range(model.scale.bit_length() - 1):
+    yield from _conv(("encoder", f"upconvs_{i}"), f"RRDB.upconv{i + 1}")
+  yield from _conv(("encoder", "hr_conv"), "RRDB.HRconv")
+  yield from _conv(("encoder", "conv_last"), "RRDB.conv_last")
+
+
+def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
+  """The flow's parameters. Published layers are numbered through, squeezes and splits included."""
+  index = 0
+  for s, stage in enumerate(model.stage_specs):
+    index += stage.squeeze > 1
+    for i in range(stage.transition_steps + stage.steps):
+      layer = f"flowUpsamplerNet.layers.{index}"
+      path = linear = ("flow", f"stages_{s}", f"transitions_{i}")
+      if i >= stage.transition_steps:
+        path = ("flow", f"stages_{s}", f"steps_{i - stage.transition_steps}")
+        linear = (*path, "linear")
+      yield from _actnorm((*linear, "actnorm"), layer)
+      yield Tensor((*linear, "conv1x1", "kernel"), f"{layer}.invconv.weight", "matrix")
+      if i >= stage.transition_steps:
+        spec = model.conditioner_spec
+        yield from _conditioner(spec, (*path, "injector", "net"), f"{layer}.affine.fFeatures")
+        yield from _conditioner(spec, (*path, "coupling", "net"), f"{layer}.affine.fAffine")
+      index += 1
+    if stage.split:
+      path = ("flow", f"stages_{s}", "split", "prior")
+      yield from _zero_conv(path, f"flowUpsamplerNet.layers.{index}.conv")
+      index += 1
+
+
+def tensors(model: SRFlow) -> list[Tensor]:
+  """All parameters of a model, with their published names."""
+  return [*encoder_tensors(model), *flow_tensors(model)]
+
+
+def parameter_shapes(model: SRFlow) -> dict[tuple[str, ...], tuple[int, ...]]:
+  """The shape of every parameter of a model, by path; computes nothing."""
+  size = 2 * model.scale * model.lr_multiple
+  hr = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+  lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), np.float32)
+  tree = jax.eval_shape(
+    lambda key, hr, lr: model.init(key, hr, lr, method="log_prob_and_super_resolve"),
+    jax.random.key(0),
+    hr,
+    lr,
+  )["params"]
+  return {path: leaf.shape for path, leaf in flatten_dict(tree).items()}
+
+
+def from_state_dict(model: SRFlow, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Turns a published state dict into the model's parameters.
+
+  Raises:
+    InputError: tensors are missing, surplus or misshapen; one line for each.
+  """
+  table, shapes = tensors(model), parameter_shapes(model)
+  names = {tensor.name for tensor in table}
+  problems = [f"missing tensor {name}" for name in sorted(names - set(state_dict))]
+  for name in sorted(set(state_dict) - names):
+    if not name.startswith(UNUSED_PREFIX):
+      problems.append(f"surplus tensor {name}")
+  params = {}
+  for tensor in table:
+    if tensor.name not in state_dict:
+      continue
+    array = np.asarray(state_dict[tensor.name])
+    wanted = tensor.to_published(np.empty(shapes[tensor.path], np.bool_)).shape
+    if array.shape != wanted:
+      problems.append(f"tensor {tensor.name} has shape {array.shape}, the model's is {wanted}")
+    else:
+      params[tensor.path] = tensor.to_ours(array)
+  if problems:
+    raise InputError("\n".join(problems))
+  return unflatten_dict(params)
+
+
+def to_state_dict(model: SRFlow, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Turns a model's parameters into a published state dict."""
+  flat = flatten_dict(params)
+  return {t.name: t.to_published(np.asarray(flat[t.path])) for t in tensors(model)}
