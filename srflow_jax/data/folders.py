@@ -1,16 +1,16 @@
 """Pairs from image files: folders, and the photographs that scikit-image ships."""
 
-import collections
 import importlib.util
 import pathlib
-import threading
 from collections.abc import Sequence
+from typing import TypeVar
 
-import numpy as np
-
+from srflow_jax.data.cache import PairCache
 from srflow_jax.data.pairs import Pair, check_size
 from srflow_jax.errors import InputError
 from srflow_jax.images import check_images, list_images, read_image
+
+File = TypeVar("File")
 
 # Photographs in scikit-image's wheel (colour, natural, no download). The two motorcycles are a
 # stereo pair, hence both on one side.
@@ -59,43 +59,42 @@ class FolderSource:
 
   def __init__(
     self,
-    hr: Sequence[tuple[str, pathlib.Path]],
+    hr: Sequence[pathlib.Path],
     scale: int,
     patch: int,
     cache_bytes: int,
-    lr: Sequence[tuple[str, pathlib.Path]] | None = None,
+    lr: Sequence[pathlib.Path] | None = None,
   ) -> None:
     """Checks every file without decoding it.
 
     Args:
-      hr: names and paths of the HR images.
+      hr: the HR images.
       scale: HR pixels per LR pixel.
       patch: side of the HR patches that will be cut, in pixels.
       cache_bytes: how many bytes of decoded images to keep.
-      lr: names and paths of the LR images, or None.
+      lr: the LR images in the same order, or None.
 
     Raises:
       InputError: a file is no image, truncated or smaller than the patch; HR and LR do not match.
     """
-    self._hr = list(hr)
-    self._lr = _partners(self._hr, lr, scale) if lr is not None else None
-    hr_paths = [path for _, path in self._hr]
-    hr_sizes = check_images(hr_paths)
-    for path, (height, width) in zip(hr_paths, hr_sizes, strict=True):
+    self._hr, self._lr = hr, lr
+    sizes = check_images(hr)
+    for path, (height, width) in zip(hr, sizes, strict=True):
       check_size(path, height, width, patch)
-    if self._lr is not None:
-      lr_sizes = check_images(self._lr)
-      for files in zip(self._lr, lr_sizes, hr_paths, hr_sizes, strict=True):
+    if lr is not None:
+      for files in zip(lr, check_images(lr), hr, sizes, strict=True):
         check_lr_size(*files, scale)
-    self._cache = _Cache(cache_bytes)
+    self._cache = PairCache(cache_bytes)
 
   def __len__(self) -> int:
     return len(self._hr)
 
   def __getitem__(self, index: int) -> Pair:
-    name, path = self._hr[index]
-    lr = self._cache.read(self._lr[index]) if self._lr is not None else None
-    return Pair(name, self._cache.read(path), lr)
+    return self._cache.get(index, lambda: self._read(index))
+
+  def _read(self, index: int) -> Pair:
+    lr = read_image(self._lr[index]) if self._lr is not None else None
+    return Pair(str(self._hr[index]), read_image(self._hr[index]), lr)
 
 
 def check_lr_size(
@@ -114,42 +113,23 @@ def check_lr_size(
     )
 
 
-def _partners(
-  hr: Sequence[tuple[str, pathlib.Path]], lr: Sequence[tuple[str, pathlib.Path]], scale: int
-) -> list[pathlib.Path]:
-  """LR paths in the order of `hr`; an LR file may carry `x4`, as DIV2K's do, after the name."""
-  by_name = {name.removesuffix(f"x{scale}"): path for name, path in lr}
-  missing = [path for name, path in hr if name not in by_name]
-  if missing:
-    raise InputError(f"{missing[0]}: no LR image of that name beside {lr[0][1]}")
-  surplus = set(by_name) - {name for name, _ in hr}
-  if surplus:
-    raise InputError(f"{by_name[min(surplus)]}: no HR image of that name beside {hr[0][1]}")
-  return [by_name[name] for name, _ in hr]
+def match_names(
+  hr: Sequence[tuple[str, File]], lr: Sequence[tuple[str, File]], scale: int
+) -> list[File]:
+  """LR files in the order of `hr`; an LR file may carry `x4`, as DIV2K's do, after the name.
 
+  Args:
+    hr: names and files (paths, or whatever prints as one) of the HR images.
+    lr: names and files of the LR images.
+    scale: HR pixels per LR pixel, the number after the x.
 
-class _Cache:
-  """Decoded images, the least recently used dropped first; each process has its own."""
-
-  def __init__(self, max_bytes: int) -> None:
-    self._max_bytes = max_bytes
-    self._bytes = 0
-    self._images: collections.OrderedDict[pathlib.Path, np.ndarray] = collections.OrderedDict()
-    self._lock = threading.Lock()
-
-  def __reduce__(self) -> tuple:
-    return (_Cache, (self._max_bytes,))
-
-  def read(self, path: pathlib.Path) -> np.ndarray:
-    with self._lock:
-      if path in self._images:
-        self._images.move_to_end(path)
-        return self._images[path]
-    image = read_image(path)
-    with self._lock:
-      if path not in self._images and image.nbytes <= self._max_bytes:
-        self._images[path] = image
-        self._bytes += image.nbytes
-        while self._bytes > self._max_bytes:
-          self._bytes -= self._images.popitem(last=False)[1].nbytes
-    return image
+  Raises:
+    InputError: an image has no partner; it names the file.
+  """
+  partners = {name.removesuffix(f"x{scale}"): file for name, file in lr}
+  for name, file in hr:
+    if name not in partners:
+      raise InputError(f"{file}: no LR image of that name")
+  for name in sorted(partners.keys() - {name for name, _ in hr}):
+    raise InputError(f"{partners[name]}: no HR image of that name")
+  return [partners[name] for name, _ in hr]

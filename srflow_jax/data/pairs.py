@@ -25,6 +25,11 @@ class Pair:
   hr: np.ndarray
   lr: np.ndarray | None = None
 
+  @property
+  def nbytes(self) -> int:
+    """Bytes of its pixels."""
+    return self.hr.nbytes + (self.lr.nbytes if self.lr is not None else 0)
+
   def lr_cells(self, scale: int) -> tuple[int, int]:
     """Rows and columns of LR pixels that lie wholly over the HR image."""
     rows, columns = self.hr.shape[0] // scale, self.hr.shape[1] // scale

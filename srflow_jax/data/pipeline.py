@@ -8,9 +8,6 @@ No state of an iterator is needed for that.
 
 import collections
 import contextlib
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +17,7 @@ from absl import flags
 
 from srflow_jax.data.pairs import PairSource, RandomPatch, fixed_patches, lr_patch_size
 from srflow_jax.data.sources import open_source
+from srflow_jax.data.workers import start_worker
 from srflow_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -85,7 +83,7 @@ def iterate(
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, also in a notebook.
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_READY_BATCHES)
-    dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
+    dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
   return _own_memory(iter(dataset)) if workers else iter(dataset)
 
 
@@ -105,18 +103,6 @@ def _own_memory(batches: Iterator[Batch]) -> Iterator[Batch]:
   with contextlib.closing(batches):
     for batch in batches:
       yield {name: np.array(value) for name, value in batch.items()}
-
-
-def _end_with_parent(worker_index: int, worker_count: int) -> None:
-  """In a worker: exit when the parent dies, which Grain's workers do not notice if it is killed."""
-  del worker_index, worker_count
-  parent = multiprocessing.parent_process()
-
-  def wait() -> None:
-    parent.join()
-    os._exit(1)
-
-  threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
 
 
 def validation_batches(

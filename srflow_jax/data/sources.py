@@ -1,19 +1,33 @@
-"""Opens whatever `config.data.train_dir` and `val_dir` name."""
+"""Opens whatever `config.data.train_dir` and `config.data.val_dir` name."""
 
+import os
+import pathlib
 from typing import Any
 
-from srflow_jax.data.folders import FolderSource, photographs
+from srflow_jax.data.archives import hr_images, lr_images
+from srflow_jax.data.folders import FolderSource, match_names, photographs
 from srflow_jax.data.pairs import PairSource, lr_patch_size
+from srflow_jax.data.records import INFO_FILE, RecordSource, find_tfds, open_builder
+from srflow_jax.errors import InputError
 
 
 def open_source(data_config: Any, scale: int, split: str) -> PairSource:
   """The training or validation images, checked.
 
+  `train_dir` and `val_dir` name one of
+  - '': the photographs that scikit-image ships,
+  - a folder tree of images: LR by MATLAB bicubic,
+  - HR_FOLDER:LR_FOLDER: images of the same names, LR perhaps with `x4` after the name,
+  - a folder with a prepared data set, or any TFDS data set on ArrayRecord,
+  - tfds:NAME: a TFDS data set in its data dir.
+
+  Without a `val_dir`, validation uses the training data set's own `validation` split if it has
+  one, else the bundled photographs kept for it.
+
   Args:
     data_config: `config.data`.
     scale: HR pixels per LR pixel.
-    split: "train" or "validation". Without a `val_dir`, validation uses the bundled photographs
-      kept for it, whatever training uses.
+    split: "train" or "validation".
 
   Returns:
     A source of pairs at least as large as the patch.
@@ -22,7 +36,46 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
     InputError: naming the file or folder that cannot be used.
   """
   spec = data_config.train_dir if split == "train" else data_config.val_dir
+  if not spec and split == "validation":
+    folder = _record_folder(data_config.train_dir)
+    if folder and split in open_builder(folder).info.splits:
+      spec = str(folder)
   patch = lr_patch_size(data_config, scale) * scale
   # Each worker process has its own cache, so they share the bytes allowed.
   cache_bytes = data_config.cache_mb * 2**20 // max(data_config.num_workers, 1)
-  return FolderSource(photographs(spec, split), scale, patch, cache_bytes)
+  if folder := _record_folder(spec):
+    return RecordSource(folder, split, scale, patch, cache_bytes)
+  if os.pathsep in spec and not os.path.exists(spec):
+    hr, lr = _paired_folders(spec, scale)
+    return FolderSource(hr, scale, patch, cache_bytes, lr)
+  paths = [path for _, path in photographs(spec, split)]
+  return FolderSource(paths, scale, patch, cache_bytes)
+
+
+def _record_folder(spec: str) -> pathlib.Path | None:
+  """The folder of the TFDS data set that `spec` names, or None if it names no such thing."""
+  if spec.startswith("tfds:"):
+    return find_tfds(spec.removeprefix("tfds:"))
+  folder = pathlib.Path(spec)
+  if not spec or (folder.exists() and not (folder / INFO_FILE).exists()):
+    return None
+  if folder.exists():
+    return folder
+  if folder.with_name(folder.name + ".incomplete").exists():
+    raise InputError(
+      f"{folder}: only begun, in {folder}.incomplete; run its prepare command again to complete it"
+    )
+  return None
+
+
+def _paired_folders(spec: str, scale: int) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """HR and LR files in the same order."""
+  folders = spec.split(os.pathsep)
+  if len(folders) != 2 or not all(folders):
+    raise InputError(f"{spec}: neither a folder nor HR_FOLDER{os.pathsep}LR_FOLDER")
+  for folder in folders:
+    if not os.path.isdir(folder):
+      raise InputError(f"{folder}: no such folder")
+  hr, lr = hr_images(folders[:1]), lr_images(folders[1:], [scale])[scale]
+  partners = match_names(list(hr.items()), list(lr.items()), scale)
+  return [file.path for file in hr.values()], [file.path for file in partners]

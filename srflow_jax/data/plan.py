@@ -1,0 +1,76 @@
+"""What a prepared data set will hold: its images, matched and checked, and how they are cut."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tqdm
+
+from srflow_jax.data.archives import hr_images, lr_images
+from srflow_jax.data.folders import check_lr_size, match_names
+from srflow_jax.data.tiles import ImageJob, TileGrid
+from srflow_jax.errors import InputError
+
+SCALES = (2, 3, 4, 8, 16)
+
+# A shard is what an interruption costs at most, for each core.
+IMAGES_PER_SHARD = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInputs:
+  """Folders and archives of a split's HR images and, where LR images are given, of these."""
+
+  hr: Sequence[str]
+  lr: Sequence[str] = ()
+
+
+def check_grid(scales: Sequence[int], tile: int, overlap: int) -> TileGrid:
+  """The grid of these settings; `InputError` if they do not fit together."""
+  if not scales or any(scale not in SCALES for scale in scales):
+    raise InputError(f"scales must be among {', '.join(map(str, SCALES))}, not {list(scales)}")
+  grid = TileGrid(tuple(sorted(set(scales))), tile, overlap)
+  if tile < grid.unit or tile % grid.unit or overlap % grid.unit or not 0 <= overlap < tile:
+    raise InputError(
+      f"a tile of {tile} and an overlap of {overlap} pixels: both must be multiples of "
+      f"{grid.unit}, which every scale divides, and the overlap smaller than the tile"
+    )
+  return grid
+
+
+def plan_images(inputs: SplitInputs, grid: TileGrid) -> list[ImageJob]:
+  """The images of a split by name, matched and with their headers checked."""
+  hr = hr_images(inputs.hr)
+  lr = lr_images(inputs.lr, grid.scales) if inputs.lr else {}
+  partners = {
+    scale: match_names(list(hr.items()), list(images.items()), scale)
+    for scale, images in lr.items()
+  }
+  jobs = []
+  bar = tqdm.tqdm(hr.items(), unit="image", desc="reading headers", leave=False)
+  for index, (name, image) in enumerate(bar):
+    height, width = image.size()
+    if min(height, width) < grid.unit:
+      raise InputError(f"{image}: {width}x{height} pixels, smaller than {grid.unit}")
+    given = {scale: images[index] for scale, images in partners.items()}
+    for scale, lr_image in given.items():
+      check_lr_size(lr_image, lr_image.size(), image, (height, width), scale)
+    jobs.append(ImageJob(name, image, (height, width), given))
+  return jobs
+
+
+def fingerprint(grid: TileGrid, images: Mapping[str, Sequence[ImageJob]]) -> dict[str, Any]:
+  """What tells whether another run would write the same."""
+  stamps = [
+    [split, job.hr.stamp(), *(lr.stamp() for lr in job.lr.values())]
+    for split, jobs in images.items()
+    for job in jobs
+  ]
+  return {
+    "grid": dataclasses.asdict(grid) | {"scales": list(grid.scales)},
+    "images": len(stamps),
+    "images_per_shard": IMAGES_PER_SHARD,
+    "sources": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
+  }

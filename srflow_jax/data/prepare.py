@@ -1,0 +1,202 @@
+"""Prepares data sets of tiles from folders and archives, on all cores, and verifies them.
+
+A set is written in `OUT.incomplete`, shard by shard, and becomes `OUT` by one rename when it is
+whole. What an interrupted run has finished is kept and the same command goes on from there.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+import tqdm
+
+from srflow_jax.data.plan import IMAGES_PER_SHARD, SplitInputs, check_grid, fingerprint, plan_images
+from srflow_jax.data.records import INFO_FILE, open_builder
+from srflow_jax.data.tiles import (
+  DATASET_NAME,
+  PROGRESS,
+  ImageJob,
+  ShardJob,
+  TileGrid,
+  tile_features,
+  write_json,
+  write_shard,
+)
+from srflow_jax.data.verify import set_digest
+from srflow_jax.data.workers import run_parallel
+from srflow_jax.errors import InputError
+
+
+def prepare(
+  out: str | os.PathLike,
+  splits: Mapping[str, SplitInputs],
+  scales: Sequence[int],
+  tile: int = 480,
+  overlap: int = 0,
+  num_workers: int = 0,
+) -> dict[str, Any]:
+  """Prepares a data set of tiles, or completes one that was begun with the same arguments.
+
+  Args:
+    out: the folder to be made.
+    splits: inputs by split, "train" and "validation".
+    scales: scales to keep LR tiles for; by MATLAB bicubic of the whole image where none are given.
+    tile: side of the HR tiles in pixels, a multiple of the scales' least common multiple.
+    overlap: HR pixels that neighbouring tiles share at least, a multiple likewise.
+    num_workers: processes; 0 for one a core.
+
+  Returns:
+    What `metadata.json` in the folder says: `summary` lists it.
+
+  Raises:
+    InputError: an argument, a file or an image cannot be used, or the disk is full. What is
+      finished then is kept.
+  """
+  out = pathlib.Path(out)
+  grid = check_grid(scales, tile, overlap)
+  images = {split: plan_images(inputs, grid) for split, inputs in splits.items() if inputs.hr}
+  if not images:
+    raise InputError("no HR images given")
+  plan = fingerprint(grid, images)
+  if (out / INFO_FILE).exists():
+    return _existing(out, plan)
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise InputError(f"{out}: is there already, and is no prepared data set")
+  work = out.with_name(out.name + ".incomplete")
+  try:
+    (work / PROGRESS).mkdir(parents=True, exist_ok=True)
+    with _lock(work):
+      _begin(work, plan)
+      shards = [
+        ShardJob(work / shard_name(split, index, len(parts)), grid, tuple(part))
+        for split, jobs in images.items()
+        for parts in [_parts(jobs)]
+        for index, part in enumerate(parts)
+      ]
+      missing = [shard for shard in shards if not shard.manifest.exists()]
+      _check_space(work, missing)
+      done = sum(len(s.images) for s in shards) - sum(len(s.images) for s in missing)
+      with tqdm.tqdm(total=plan["images"], initial=done, unit="image", desc=str(out)) as bar:
+        for count in run_parallel(write_shard, missing, num_workers):
+          bar.update(count)
+      metadata = _finish(work, grid, images, shards, plan)
+      if out.exists():
+        out.rmdir()
+      work.rename(out)
+      shutil.rmtree(out / PROGRESS)
+  except OSError as error:
+    name = error.filename or work
+    raise InputError(f"{name}: cannot be written: {error.strerror or error}") from None
+  return metadata
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+  """A shard's file name, as TFDS expects it."""
+  return f"{DATASET_NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def _existing(out: pathlib.Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+  metadata = dict(open_builder(out).info.metadata or {})
+  if metadata.get("plan") != plan:
+    raise InputError(f"{out}: is there already, prepared from other files or with other settings")
+  return metadata
+
+
+def _begin(work: pathlib.Path, plan: Mapping[str, Any]) -> None:
+  path = work / PROGRESS / "plan.json"
+  if not path.exists():
+    write_json(path, plan)
+  elif json.loads(path.read_text()) != plan:
+    raise InputError(
+      f"{work}: begun from other files or with other settings; delete it to begin anew"
+    )
+
+
+@contextlib.contextmanager
+def _lock(work: pathlib.Path) -> Iterator[None]:
+  """Keeps a second run off; the lock goes with the process, however it ends."""
+  descriptor = os.open(work, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError:
+    raise InputError(f"{work}: another process is preparing it") from None
+  finally:
+    os.close(descriptor)
+
+
+def _check_space(work: pathlib.Path, missing: Iterable[ShardJob]) -> None:
+  needed = sum(shard.grid.bytes(*job.size) for shard in missing for job in shard.images)
+  free = shutil.disk_usage(work).free
+  if needed > free:
+    raise InputError(
+      f"{work}: the tiles take {needed / 1e9:.2f} GB more, the disk has {free / 1e9:.2f} GB free"
+    )
+
+
+def _parts(jobs: Sequence[ImageJob]) -> list[Sequence[ImageJob]]:
+  return [jobs[at : at + IMAGES_PER_SHARD] for at in range(0, len(jobs), IMAGES_PER_SHARD)]
+
+
+def _finish(
+  work: pathlib.Path,
+  grid: TileGrid,
+  images: Mapping[str, Sequence[ImageJob]],
+  shards: Sequence[ShardJob],
+  plan: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Writes what makes the folder a TFDS data set."""
+  manifests = {shard.path.name: json.loads(shard.manifest.read_text()) for shard in shards}
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=work, dataset_name=DATASET_NAME, filetype_suffix="array_record"
+  )
+  split_infos, smallest = [], {}
+  for split, jobs in images.items():
+    parts = [manifests[shard_name(split, i, n)] for n in [len(_parts(jobs))] for i in range(n)]
+    split_infos.append(
+      tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[part["records"] for part in parts],
+        num_bytes=sum(part["bytes"] for part in parts),
+        filename_template=template.replace(split=split),
+      )
+    )
+    smallest[split] = [min(grid.side(job.size[axis]) for job in jobs) for axis in (0, 1)]
+  metadata = tfds.core.MetadataDict(
+    scales=list(grid.scales),
+    tile=grid.tile,
+    overlap=grid.overlap,
+    smallest_tile=smallest,
+    images={split: [_image_info(grid, job) for job in jobs] for split, jobs in images.items()},
+    shards=manifests,
+    digest=set_digest(manifests),
+    plan=plan,
+  )
+  tfds.folder_dataset.write_metadata(
+    data_dir=work,
+    features=tile_features(grid.scales),
+    split_infos=split_infos,
+    version="1.0.0",
+    description="HR tiles with their LR tiles, cut from the LR images of the whole HR images.",
+    metadata=metadata,
+    disable_shuffling=True,
+    check_data=False,  # would need TensorFlow
+  )
+  return dict(metadata)
+
+
+def _image_info(grid: TileGrid, job: ImageJob) -> dict[str, Any]:
+  # The container's name without its folder: the set says what it holds, not where that lay.
+  sources = {"hr": job.hr} | {f"lr_x{scale}": image for scale, image in job.lr.items()}
+  return {
+    "name": job.name,
+    "size": list(job.size),
+    "tiles": grid.count(*job.size),
+    "sources": {key: f"{image.container.name}/{image.member}" for key, image in sources.items()},
+  }
