@@ -37,14 +37,20 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Data. ---
   data = config.data = ml_collections.ConfigDict()
-  data.train_dir = ""  # a folder tree of PNG, JPEG or WebP; "": scikit-image's photographs
-  data.val_dir = ""  # likewise for validation; "": scikit-image's photographs kept for it
+  # Where the images come from: "" (photographs that scikit-image ships), a folder tree of PNG,
+  # JPEG or WebP, HR_FOLDER:LR_FOLDER, a data set made by prepare_data.py, or tfds:NAME.
+  data.train_dir = ""
+  # Likewise for validation. "": train_dir's own validation split if it is a data set with one,
+  # else photographs that scikit-image ships.
+  data.val_dir = ""
   data.hr_patch = 160  # pixels a side of the HR patches
-  data.batch_size = 12  # patches a step, over all devices
+  data.batch_size = 12  # patches a step, over all devices and processes
+  data.val_patches = 24  # fixed validation patches, rounded down to whole batches, at least one
   data.flips = True  # horizontal, at random
   data.rotations = False  # by 0, 90, 180 or 270 degrees, at random
   data.noise_std = 4 / 3**0.5  # Gaussian noise added to HR in training, in grey levels of 255
-  data.cache_mb = 1024  # memory for decoded images
+  data.num_workers = 0  # processes that read ahead; 0: threads of this one
+  data.cache_mb = 1024  # memory for decoded images, all workers together
 
   # --- Optimisation. ---
   optim = config.optim = ml_collections.ConfigDict()
