@@ -1,4 +1,5 @@
 import csv
+import functools
 import json
 import math
 import types
@@ -10,11 +11,12 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import base
 from srflow_jax import evaluation, images, metrics
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report, run, sheets
 from srflow_jax.evaluation.inputs import find_images
-from srflow_jax.model import Context
+from srflow_jax.model import Context, build_model, init_params
 from srflow_jax.resize import bicubic_resize
 
 SCALE = 4
@@ -176,6 +178,42 @@ def test_values_that_are_not_finite_are_reported(hr_dir):
 def test_settings_that_cannot_be_meant(wrong, message):
   with pytest.raises(InputError, match=message):
     evaluation.Settings(**wrong).check()
+
+
+def test_a_real_model_s_samples_and_nll():
+  """What the evaluator draws and measures is what the model's own methods give."""
+  config = base.get_config().model
+  config.encoder.update(width=8, growth=4, num_blocks=2, taps=(0, 1))
+  config.conditioner.update(width=8, num_hidden=1)
+  config.stages = (
+    {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": True},
+    {"squeeze": 4, "transition_steps": 1, "steps": 1, "split": False},
+  )
+  model = build_model(config)
+  rng = np.random.default_rng(0)
+  hr = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)  # not a multiple of 8: padded
+  lr = bicubic_resize(hr, 1 / SCALE)
+  batch = [jnp.asarray(image[None] / 255, jnp.float32) for image in (hr, lr)]
+  shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0), *batch)
+  # Small random numbers, but near the identity where there is a matrix to invert.
+  params = jax.tree.map(
+    lambda leaf: (
+      0.05 * rng.standard_normal(leaf.shape, np.float32)
+      + (np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim == 2 else 0)
+    ),
+    shapes,
+  )
+  flow = evaluation.Flow("flow", model, params)
+  assert flow.num_params == sum(leaf.size for leaf in jax.tree.leaves(params["flow"]))
+
+  settings = evaluation.Settings(num_samples=2, temperature=0.5, seed=3)
+  samples, scores = evaluation.evaluate_image(flow, lr, hr, settings)
+  sample = jax.jit(functools.partial(model.apply, num_samples=2, method="sample"))
+  expected = sample({"params": params}, jax.random.key(3), batch[1], 0.5)[:, 0]
+  assert samples.shape == expected.shape
+  np.testing.assert_allclose(samples, np.clip(expected, 0, 1) * 255, atol=0.51)
+  nll = jax.jit(functools.partial(model.apply, method="nll"))
+  assert scores.nll == pytest.approx(float(nll({"params": params}, *batch)[0]), rel=1e-5)
 
 
 # Which images.
