@@ -2,6 +2,9 @@ import csv
 import functools
 import json
 import math
+import pathlib
+import subprocess
+import sys
 import types
 
 import flax.linen as nn
@@ -118,7 +121,7 @@ def test_sample_depends_on_seed_and_index_alone(flow, hr_dir):
 
 def test_temperature_zero_is_deterministic(flow, hr_dir):
   lr, hr = pair(hr_dir)
-  settings = evaluation.Settings(num_samples=2, temperature=0)
+  settings = evaluation.Settings(num_samples=3, temperature=0)
   samples, scores = evaluation.evaluate_image(flow, lr, hr, settings)
   np.testing.assert_array_equal(samples[0], lr.repeat(SCALE, 0).repeat(SCALE, 1))
   assert scores.lpips.diversity == 0
@@ -126,7 +129,7 @@ def test_temperature_zero_is_deterministic(flow, hr_dir):
 
 def test_likelihood_in_both_units(flow, hr_dir):
   lr, hr = pair(hr_dir)
-  scores = evaluation.evaluate_image(flow, lr, hr, evaluation.Settings(num_samples=1))[1]
+  scores = evaluation.evaluate_image(flow, lr, hr, evaluation.Settings(num_samples=3))[1]
   z = (hr / 255 - lr.repeat(SCALE, 0).repeat(SCALE, 1) / 255) / SIGMA
   nats = (0.5 * z**2 + 0.5 * math.log(2 * math.pi) + math.log(SIGMA)).sum()
   assert scores.nll == pytest.approx(nats / math.log(2) / hr[..., 0].size, rel=1e-5)
@@ -183,11 +186,11 @@ def test_settings_that_cannot_be_meant(wrong, message):
 def test_a_real_model_s_samples_and_nll():
   """What the evaluator draws and measures is what the model's own methods give."""
   config = base.get_config().model
-  config.encoder.update(width=8, growth=4, num_blocks=2, taps=(0, 1))
+  config.encoder.update(width=8, growth=4, num_blocks=1, taps=(0,))
   config.conditioner.update(width=8, num_hidden=1)
   config.stages = (
-    {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": True},
-    {"squeeze": 4, "transition_steps": 1, "steps": 1, "split": False},
+    {"squeeze": 2, "transition_steps": 1, "steps": 0, "split": True},
+    {"squeeze": 4, "transition_steps": 0, "steps": 1, "split": False},
   )
   model = build_model(config)
   rng = np.random.default_rng(0)
@@ -317,10 +320,10 @@ def test_markdown_has_the_published_columns():
   assert len({len(line) for line in table.splitlines()}) == 1
 
 
-def test_json_is_strict_about_infinity(tmp_path):
+def test_json_is_strict_about_infinity():
   rows = [report.Row("a", "s", (8, 8), fake_scores(lr_psnr=(math.inf, 50.0)))]
-  report.write_json(tmp_path / "s.json", report.summary({"seed": 1}, {"s": None}, rows))
-  content = json.loads((tmp_path / "s.json").read_text(), parse_constant=pytest.fail)
+  text = report.json_summary({"seed": 1}, {"s": None}, rows)
+  content = json.loads(text, parse_constant=pytest.fail)
   assert content["seed"] == 1
   image = content["systems"]["s"]["images"]["a"]
   assert image["per_sample"]["lr_psnr"] == ["inf", 50.0] and image["lr_psnr_worst"] == 50.0
@@ -415,3 +418,25 @@ def test_output_that_cannot_be_written(workdir, hr_dir, tmp_path):
     run.evaluate_workdir(
       str(workdir), str(hr_dir), "", str(tmp_path / "file" / "out"), evaluation.Settings(), ""
     )
+
+
+def test_systems_of_one_name_are_refused(workdir, hr_dir):
+  with pytest.raises(InputError, match="two systems are called bicubic"):
+    run.evaluate_workdir(
+      str(workdir.parent / "bicubic"), str(hr_dir), "", "", evaluation.Settings(), ""
+    )
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["--workdir=missing"], "no such workdir: missing"),
+    (["--workdir=missing", "--num_samples=0"], "num_samples is 0: it must be at least 1"),
+    (["--workdir=missing", "extra"], "unexpected argument: extra"),
+  ],
+)
+def test_command_line_reports_a_mistake_in_one_line(flags, message):
+  script = pathlib.Path(evaluation.__file__).parents[2] / "evaluate.py"
+  result = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+  assert result.returncode == 2
+  assert result.stderr == f"error: {message}\n"

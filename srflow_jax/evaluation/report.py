@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from srflow_jax.errors import InputError
 from srflow_jax.evaluation.evaluator import Scores
 
 # Columns of the published tables, with SSIM and nll: heading, value, how it is written.
@@ -132,9 +133,9 @@ def csv_table(rows: Sequence[Row]) -> str:
   return text.getvalue()
 
 
-def summary(
+def json_summary(
   about: Mapping[str, Any], params: Mapping[str, int | None], rows: Sequence[Row]
-) -> dict[str, Any]:
+) -> str:
   """Collects all that was measured.
 
   Args:
@@ -143,8 +144,8 @@ def summary(
     rows: The scores.
 
   Returns:
-    What JSON can hold: `about`, then for each system the averages and each image's scores, sample
-    by sample.
+    Strict JSON: `about`, then for each system the averages and each image's scores, sample by
+    sample. Infinities and NaN, which JSON lacks, are the strings that Python's `float` reads.
   """
   systems = {}
   for system, count in params.items():
@@ -162,12 +163,16 @@ def summary(
         for row in own
       },
     }
-  return {**about, "systems": systems}
+  content = _strict({**about, "systems": systems})
+  return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
-  """Writes strict JSON; infinities and NaN, which it lacks, become the strings Python reads."""
-  path.write_text(json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a file of the report; `InputError` if it cannot be written."""
+  try:
+    path.write_text(text)
+  except OSError as error:
+    raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _per_sample(scores: Scores) -> dict[str, tuple[float, ...]]:

@@ -93,8 +93,13 @@ def evaluate_systems(
     What to tell the user.
 
   Raises:
-    InputError: The folder cannot be written, or an image is damaged.
+    InputError: The folder cannot be written, an image is damaged, or two systems have one name.
   """
+  params = {system.name: system.num_params for system in systems}
+  if len(params) < len(systems):
+    names = [system.name for system in systems]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise InputError(f"two systems are called {twice}: rename a workdir")
   make_folder(output)
   scale = systems[0].scale
   rows = []
@@ -112,12 +117,11 @@ def evaluate_systems(
           write_png(output / "samples" / system.name / f"{image.name}_{index:02d}.png", sample)
       write_png(output / "sheets" / f"{image.name}.png", _sheet(systems, drawn, lr, hr))
 
-  params = {system.name: system.num_params for system in systems}
   table = report.markdown_table(scale, params, rows)
   note = _note(about, settings, len(images))
-  (output / "table.md").write_text(f"{table}\n{note}\n")
-  (output / "per_image.csv").write_text(report.csv_table(rows))
-  report.write_json(output / "summary.json", report.summary(about, params, rows))
+  report.write_text(output / "table.md", f"{table}\n{note}\n")
+  report.write_text(output / "per_image.csv", report.csv_table(rows))
+  report.write_text(output / "summary.json", report.json_summary(about, params, rows))
   return f"{table}\n{note}\nTables, samples and comparison sheets: {output}"
 
 
