@@ -69,5 +69,4 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint_every_steps = 5_000
   config.keep_checkpoints = 3  # the latest so many
   config.eval_temperature = 0.9  # of the sample images
-  config.num_eval_patches = 12  # validation patches of hr_patch pixels
-  return config
+  return config.lock()

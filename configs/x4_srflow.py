@@ -10,7 +10,7 @@ def get_config():
   config.model.conditioner.normalize = True
   config.model.stages = (
     {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
-    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
+    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": False},
     {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": False},
   )
   config.optim.learning_rate = 2.5e-4

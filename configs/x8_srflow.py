@@ -13,7 +13,7 @@ def get_config():
   config.model.stages = (
     {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
     {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
-    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": True},
+    {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": False},
     {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": False},
   )
   config.optim.learning_rate = 5e-4

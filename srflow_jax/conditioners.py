@@ -46,8 +46,7 @@ class ConditionerSpec:
 
 
 def normal_init(stddev: float) -> Initializer:
-  """Kernels from N(0, stddev²), drawn flat: the same values as an N-dimensional draw, and on a CPU
-  the draw compiles many times faster."""
+  """Kernels from N(0, stddev²), drawn flat, which on a CPU compiles many times faster."""
 
   def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
     return stddev * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
@@ -75,7 +74,7 @@ class ZeroConv(nn.Module):
 
 
 class _Normalize(nn.Module):
-  """What a hidden convolution adds before its ReLU: a bias, or an actnorm set by the first batch."""
+  """What follows a convolution: a bias, or an actnorm that the first batch sets."""
 
   actnorm: bool
 

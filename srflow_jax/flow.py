@@ -148,7 +148,7 @@ class Stage(nn.Module):
   def forward_and_log_det(
     self, z: Array, context: StageContext
   ) -> tuple[Array, Array | None, Array]:
-    """Maps z `[B, H, W, channels]`; returns what goes on, the stage's latent if it splits, log-det."""
+    """Maps z `[B, H, W, channels]` to what goes on, the latent if the stage splits, log-det."""
     z = squeeze(z, self.spec.squeeze)
     log_det = jnp.zeros(z.shape[0], z.dtype)
     for step in self.transitions:

@@ -231,6 +231,14 @@ def init_params(
   return variables["params"]
 
 
+def abstract_params(model: SRFlow) -> dict[str, Any]:
+  """The tree of a model's parameters as shapes and types; computes nothing."""
+  size = 2 * model.scale * model.lr_multiple
+  hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)
+  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, lr)
+
+
 def count_parameters(params: Any) -> int:
   """The number of trainable scalars in a tree of parameters."""
   return sum(leaf.size for leaf in jax.tree.leaves(params))

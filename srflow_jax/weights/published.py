@@ -8,13 +8,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow
+from srflow_jax.model import SRFlow, abstract_params
 
 # A layer that the published checkpoints hold and nothing uses.
 UNUSED_PREFIX = "flowUpsamplerNet.f."
@@ -137,27 +136,13 @@ def tensors(model: SRFlow) -> list[Tensor]:
   return [*encoder_tensors(model), *flow_tensors(model)]
 
 
-def parameter_shapes(model: SRFlow) -> dict[tuple[str, ...], tuple[int, ...]]:
-  """The shape of every parameter of a model, by path; computes nothing."""
-  size = 2 * model.scale * model.lr_multiple
-  hr = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-  lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), np.float32)
-  tree = jax.eval_shape(
-    lambda key, hr, lr: model.init(key, hr, lr, method="log_prob_and_super_resolve"),
-    jax.random.key(0),
-    hr,
-    lr,
-  )["params"]
-  return {path: leaf.shape for path, leaf in flatten_dict(tree).items()}
-
-
 def from_state_dict(model: SRFlow, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Turns a published state dict into the model's parameters.
 
   Raises:
     InputError: tensors are missing, surplus or misshapen; one line for each.
   """
-  table, shapes = tensors(model), parameter_shapes(model)
+  table, abstract = tensors(model), flatten_dict(abstract_params(model))
   names = {tensor.name for tensor in table}
   problems = [f"missing tensor {name}" for name in sorted(names - set(state_dict))]
   for name in sorted(set(state_dict) - names):
@@ -168,7 +153,7 @@ def from_state_dict(model: SRFlow, state_dict: Mapping[str, np.ndarray]) -> dict
     if tensor.name not in state_dict:
       continue
     array = np.asarray(state_dict[tensor.name])
-    wanted = tensor.to_published(np.empty(shapes[tensor.path], np.bool_)).shape
+    wanted = tensor.to_published(np.empty(abstract[tensor.path].shape, np.bool_)).shape
     if array.shape != wanted:
       problems.append(f"tensor {tensor.name} has shape {array.shape}, the model's is {wanted}")
     else:

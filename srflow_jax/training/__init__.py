@@ -1,0 +1,1 @@
+"""Training: the optimisation step, checkpoints and the loop."""
