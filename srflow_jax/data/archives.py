@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.images import SUFFIXES, decode_image, decode_size, list_images
+from srflow_jax.images import SUFFIXES, check_images, decode_image, decode_size, list_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +41,9 @@ class ImageFile:
     return decode_image(io.BytesIO(self._bytes()), str(self))
 
   def size(self) -> tuple[int, int]:
-    """Height and width, from its header; `InputError` if it is no image."""
+    """Height and width, from its header; `InputError` if it is no image or visibly cut short."""
     if self.container.is_dir():
-      with open(self.path, "rb") as file:
-        return decode_size(file, str(self))
+      return check_images([self.path])[0]
     archive = _open_archive(self.container)
     try:
       if isinstance(archive, zipfile.ZipFile):
@@ -58,7 +57,7 @@ class ImageFile:
     """What tells this file from another version of it: path, bytes, time of change."""
     path = self.path if self.container.is_dir() else self.container
     status = os.stat(path)
-    return [str(self), status.st_size, status.st_mtime_ns]
+    return [str(self.path.absolute()), status.st_size, status.st_mtime_ns]
 
   def _bytes(self) -> bytes:
     try:

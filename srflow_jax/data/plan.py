@@ -1,10 +1,7 @@
 """What a prepared data set will hold: its images, matched and checked, and how they are cut."""
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import tqdm
 
@@ -41,7 +38,9 @@ def check_grid(scales: Sequence[int], tile: int, overlap: int) -> TileGrid:
 
 
 def plan_images(inputs: SplitInputs, grid: TileGrid) -> list[ImageJob]:
-  """The images of a split by name, matched and with their headers checked."""
+  """The images of a split, matched and with their headers checked."""
+  if not inputs.hr:
+    raise InputError(f"{inputs.lr[0]}: LR images without HR images")
   hr = hr_images(inputs.hr)
   lr = lr_images(inputs.lr, grid.scales) if inputs.lr else {}
   partners = {
@@ -59,18 +58,3 @@ def plan_images(inputs: SplitInputs, grid: TileGrid) -> list[ImageJob]:
       check_lr_size(lr_image, lr_image.size(), image, (height, width), scale)
     jobs.append(ImageJob(name, image, (height, width), given))
   return jobs
-
-
-def fingerprint(grid: TileGrid, images: Mapping[str, Sequence[ImageJob]]) -> dict[str, Any]:
-  """What tells whether another run would write the same."""
-  stamps = [
-    [split, job.hr.stamp(), *(lr.stamp() for lr in job.lr.values())]
-    for split, jobs in images.items()
-    for job in jobs
-  ]
-  return {
-    "grid": dataclasses.asdict(grid) | {"scales": list(grid.scales)},
-    "images": len(stamps),
-    "images_per_shard": IMAGES_PER_SHARD,
-    "sources": hashlib.sha256(json.dumps(stamps).encode()).hexdigest(),
-  }

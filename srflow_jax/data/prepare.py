@@ -6,7 +6,6 @@ whole. What an interrupted run has finished is kept and the same command goes on
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import shutil
@@ -16,8 +15,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 import tqdm
 
-from srflow_jax.data.plan import IMAGES_PER_SHARD, SplitInputs, check_grid, fingerprint, plan_images
-from srflow_jax.data.records import INFO_FILE, open_builder
+from srflow_jax.data.plan import IMAGES_PER_SHARD, SplitInputs, check_grid, plan_images
+from srflow_jax.data.records import INCOMPLETE, INFO_FILE, open_builder
 from srflow_jax.data.tiles import (
   DATASET_NAME,
   PROGRESS,
@@ -25,7 +24,6 @@ from srflow_jax.data.tiles import (
   ShardJob,
   TileGrid,
   tile_features,
-  write_json,
   write_shard,
 )
 from srflow_jax.data.verify import set_digest
@@ -41,7 +39,7 @@ def prepare(
   overlap: int = 0,
   num_workers: int = 0,
 ) -> dict[str, Any]:
-  """Prepares a data set of tiles, or completes one that was begun with the same arguments.
+  """Prepares a data set of tiles, or completes one: what an earlier run has written is kept.
 
   Args:
     out: the folder to be made.
@@ -49,7 +47,7 @@ def prepare(
     scales: scales to keep LR tiles for; by MATLAB bicubic of the whole image where none are given.
     tile: side of the HR tiles in pixels, a multiple of the scales' least common multiple.
     overlap: HR pixels that neighbouring tiles share at least, a multiple likewise.
-    num_workers: processes; 0 for one a core.
+    num_workers: processes; 0 for one a core, 1 for this process itself.
 
   Returns:
     What `metadata.json` in the folder says: `summary` lists it.
@@ -60,32 +58,22 @@ def prepare(
   """
   out = pathlib.Path(out)
   grid = check_grid(scales, tile, overlap)
-  images = {split: plan_images(inputs, grid) for split, inputs in splits.items() if inputs.hr}
-  if not images:
+  given = {split: inputs for split, inputs in splits.items() if inputs.hr or inputs.lr}
+  if not given:
     raise InputError("no HR images given")
-  plan = fingerprint(grid, images)
+  images = {split: plan_images(inputs, grid) for split, inputs in given.items()}
+  work = out.with_name(out.name + INCOMPLETE)
+  split_shards = {split: _shards(work, split, grid, jobs) for split, jobs in images.items()}
+  shards = [shard for split in split_shards.values() for shard in split]
   if (out / INFO_FILE).exists():
-    return _existing(out, plan)
+    return _existing(out, shards)
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise InputError(f"{out}: is there already, and is no prepared data set")
-  work = out.with_name(out.name + ".incomplete")
   try:
     (work / PROGRESS).mkdir(parents=True, exist_ok=True)
     with _lock(work):
-      _begin(work, plan)
-      shards = [
-        ShardJob(work / shard_name(split, index, len(parts)), grid, tuple(part))
-        for split, jobs in images.items()
-        for parts in [_parts(jobs)]
-        for index, part in enumerate(parts)
-      ]
-      missing = [shard for shard in shards if not shard.manifest.exists()]
-      _check_space(work, missing)
-      done = sum(len(s.images) for s in shards) - sum(len(s.images) for s in missing)
-      with tqdm.tqdm(total=plan["images"], initial=done, unit="image", desc=str(out)) as bar:
-        for count in run_parallel(write_shard, missing, num_workers):
-          bar.update(count)
-      metadata = _finish(work, grid, images, shards, plan)
+      _write_shards(work, shards, num_workers)
+      metadata = _finish(work, grid, split_shards)
       if out.exists():
         out.rmdir()
       work.rename(out)
@@ -96,26 +84,42 @@ def prepare(
   return metadata
 
 
-def shard_name(split: str, index: int, count: int) -> str:
-  """A shard's file name, as TFDS expects it."""
-  return f"{DATASET_NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+def _shards(
+  work: pathlib.Path, split: str, grid: TileGrid, jobs: Sequence[ImageJob]
+) -> list[ShardJob]:
+  """Deals a split's images out to files, which are named as TFDS expects."""
+  starts = range(0, len(jobs), IMAGES_PER_SHARD)
+  name = f"{DATASET_NAME}-{split}.array_record"
+  return [
+    ShardJob(
+      work / f"{name}-{index:05d}-of-{len(starts):05d}",
+      grid,
+      tuple(jobs[start : start + IMAGES_PER_SHARD]),
+    )
+    for index, start in enumerate(starts)
+  ]
 
 
-def _existing(out: pathlib.Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+def _existing(out: pathlib.Path, shards: Sequence[ShardJob]) -> dict[str, Any]:
   metadata = dict(open_builder(out).info.metadata or {})
-  if metadata.get("plan") != plan:
+  written = {name: shard["inputs"] for name, shard in metadata.get("shards", {}).items()}
+  if written != {shard.path.name: shard.inputs() for shard in shards}:
     raise InputError(f"{out}: is there already, prepared from other files or with other settings")
   return metadata
 
 
-def _begin(work: pathlib.Path, plan: Mapping[str, Any]) -> None:
-  path = work / PROGRESS / "plan.json"
-  if not path.exists():
-    write_json(path, plan)
-  elif json.loads(path.read_text()) != plan:
-    raise InputError(
-      f"{work}: begun from other files or with other settings; delete it to begin anew"
-    )
+def _write_shards(work: pathlib.Path, shards: Sequence[ShardJob], num_workers: int) -> None:
+  """Writes the shards that are not there, and removes what an earlier plan has left."""
+  missing = [shard for shard in shards if shard.manifest() is None]
+  kept = {shard.path for shard in shards} - {shard.path for shard in missing}
+  for path in work.iterdir():
+    if path.is_file() and path not in kept:
+      path.unlink()
+  _check_space(work, missing)
+  total, left = (sum(len(shard.images) for shard in jobs) for jobs in (shards, missing))
+  with tqdm.tqdm(total=total, initial=total - left, unit="image", desc=work.stem) as bar:
+    for count in run_parallel(write_shard, missing, num_workers):
+      bar.update(count)
 
 
 @contextlib.contextmanager
@@ -140,43 +144,36 @@ def _check_space(work: pathlib.Path, missing: Iterable[ShardJob]) -> None:
     )
 
 
-def _parts(jobs: Sequence[ImageJob]) -> list[Sequence[ImageJob]]:
-  return [jobs[at : at + IMAGES_PER_SHARD] for at in range(0, len(jobs), IMAGES_PER_SHARD)]
-
-
 def _finish(
-  work: pathlib.Path,
-  grid: TileGrid,
-  images: Mapping[str, Sequence[ImageJob]],
-  shards: Sequence[ShardJob],
-  plan: Mapping[str, Any],
+  work: pathlib.Path, grid: TileGrid, split_shards: Mapping[str, Sequence[ShardJob]]
 ) -> dict[str, Any]:
   """Writes what makes the folder a TFDS data set."""
-  manifests = {shard.path.name: json.loads(shard.manifest.read_text()) for shard in shards}
   template = tfds.core.ShardedFileTemplate(
     data_dir=work, dataset_name=DATASET_NAME, filetype_suffix="array_record"
   )
-  split_infos, smallest = [], {}
-  for split, jobs in images.items():
-    parts = [manifests[shard_name(split, i, n)] for n in [len(_parts(jobs))] for i in range(n)]
+  split_infos, images, smallest, manifests = [], {}, {}, {}
+  for split, shards in split_shards.items():
+    parts = {shard.path.name: shard.manifest() for shard in shards}
+    jobs = [job for shard in shards for job in shard.images]
     split_infos.append(
       tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[part["records"] for part in parts],
-        num_bytes=sum(part["bytes"] for part in parts),
+        shard_lengths=[part["records"] for part in parts.values()],
+        num_bytes=sum(part["bytes"] for part in parts.values()),
         filename_template=template.replace(split=split),
       )
     )
+    images[split] = [_image_info(grid, job) for job in jobs]
     smallest[split] = [min(grid.side(job.size[axis]) for job in jobs) for axis in (0, 1)]
+    manifests |= parts
   metadata = tfds.core.MetadataDict(
     scales=list(grid.scales),
     tile=grid.tile,
     overlap=grid.overlap,
     smallest_tile=smallest,
-    images={split: [_image_info(grid, job) for job in jobs] for split, jobs in images.items()},
+    images=images,
     shards=manifests,
     digest=set_digest(manifests),
-    plan=plan,
   )
   tfds.folder_dataset.write_metadata(
     data_dir=work,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.utils import file_utils
 
@@ -17,7 +18,8 @@ from srflow_jax.data.tiles import lr_feature
 from srflow_jax.errors import InputError
 from srflow_jax.images import decode_image
 
-INFO_FILE = "dataset_info.json"
+INFO_FILE = "dataset_info.json"  # what makes a folder a TFDS data set
+INCOMPLETE = ".incomplete"  # ends the name of a folder where one is being prepared
 
 
 def find_tfds(name: str) -> pathlib.Path:
@@ -119,11 +121,11 @@ class RecordSource:
 
 def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
   """Opens a whole data set on ArrayRecord; `InputError` if it is not one."""
-  if folder.name.endswith(".incomplete"):
-    raise InputError(f"{folder}: only begun; run its prepare command again to complete it")
+  if folder.name.endswith(INCOMPLETE):
+    raise InputError(f"{folder}: only begun; its prepare command again completes it")
   try:
     builder = tfds.builder_from_directory(folder)
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, json_format.ParseError) as error:
     raise InputError(f"{folder / INFO_FILE}: {str(error).splitlines()[0]}") from None
   if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
     raise InputError(

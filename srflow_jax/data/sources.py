@@ -7,7 +7,7 @@ from typing import Any
 from srflow_jax.data.archives import hr_images, lr_images
 from srflow_jax.data.folders import FolderSource, match_names, photographs
 from srflow_jax.data.pairs import PairSource, lr_patch_size
-from srflow_jax.data.records import INFO_FILE, RecordSource, find_tfds, open_builder
+from srflow_jax.data.records import INCOMPLETE, INFO_FILE, RecordSource, find_tfds, open_builder
 from srflow_jax.errors import InputError
 
 
@@ -57,15 +57,11 @@ def _record_folder(spec: str) -> pathlib.Path | None:
   if spec.startswith("tfds:"):
     return find_tfds(spec.removeprefix("tfds:"))
   folder = pathlib.Path(spec)
-  if not spec or (folder.exists() and not (folder / INFO_FILE).exists()):
-    return None
-  if folder.exists():
-    return folder
-  if folder.with_name(folder.name + ".incomplete").exists():
-    raise InputError(
-      f"{folder}: only begun, in {folder}.incomplete; run its prepare command again to complete it"
-    )
-  return None
+  begun = folder.with_name(folder.name + INCOMPLETE) if spec else folder
+  if spec and not folder.exists() and begun.exists():
+    raise InputError(f"{folder}: only begun, in {begun}; its prepare command again completes it")
+  is_set = (folder / INFO_FILE).exists() or (folder.exists() and folder.name.endswith(INCOMPLETE))
+  return folder if spec and is_set else None
 
 
 def _paired_folders(spec: str, scale: int) -> tuple[list[pathlib.Path], list[pathlib.Path]]:

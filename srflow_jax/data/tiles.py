@@ -7,7 +7,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,7 +21,7 @@ from srflow_jax.resize import bicubic_resize
 
 DATASET_NAME = "super_resolution_tiles"
 
-# Folder in an incomplete set with the plan and the manifests of the shards that are whole.
+# Folder in an incomplete set with the manifests of the shards that are whole.
 PROGRESS = "progress"
 
 # Tiles are stored as they are. Compressed by ArrayRecord they take a fifth less room and four
@@ -112,9 +113,21 @@ class ShardJob:
   grid: TileGrid
   images: tuple[ImageJob, ...]
 
+  def inputs(self) -> str:
+    """A digest of what goes into the shard, without reading it: settings, files, their ages."""
+    stamps = [[i.hr.stamp(), *(lr.stamp() for lr in i.lr.values())] for i in self.images]
+    return hashlib.sha256(json.dumps([dataclasses.astuple(self.grid), stamps]).encode()).hexdigest()
+
+  def manifest(self) -> dict | None:
+    """Inputs, records, bytes and digest of the shard, or None while it is not written."""
+    if not (self.path.exists() and self.manifest_path.exists()):
+      return None
+    manifest = json.loads(self.manifest_path.read_text())
+    return manifest if manifest["inputs"] == self.inputs() else None
+
   @property
-  def manifest(self) -> pathlib.Path:
-    """Records, bytes and digest of the shard; it is there once the shard is."""
+  def manifest_path(self) -> pathlib.Path:
+    """The file of the manifest, which is there once the shard is."""
     return self.path.parent / PROGRESS / f"{self.path.name}.json"
 
 
@@ -136,16 +149,18 @@ def write_shard(job: ShardJob) -> int:
       for record in itertools.chain.from_iterable(image_tiles(job.grid, i) for i in job.images):
         serialized = features.serialize_example(record)
         writer.write(serialized)
-        digest.update(serialized)
+        update_digest(digest, record)
         sizes.append(len(serialized))
     finally:
       writer.close()
     _flush_to_disk(part)
     os.replace(part, job.path)
-    manifest = {"records": len(sizes), "bytes": sum(sizes), "sha256": digest.hexdigest()}
-    write_json(job.manifest, manifest)
+    counts = {"records": len(sizes), "bytes": sum(sizes), "sha256": digest.hexdigest()}
+    write_json(job.manifest_path, {"inputs": job.inputs(), **counts})
   except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError
     raise InputError(f"{job.path}: cannot be written: {str(error).splitlines()[0]}") from None
+  finally:
+    part.unlink(missing_ok=True)
   return len(job.images)
 
 
@@ -168,6 +183,18 @@ def image_tiles(grid: TileGrid, job: ImageJob) -> Iterator[dict]:
         columns = slice(left // scale, (left + width) // scale)
         record[lr_feature(scale)] = image[rows, columns]
       yield record
+
+
+def update_digest(digest: Any, record: Mapping[str, Any]) -> None:
+  """Adds a record's content to a hash: not its bytes, whose order TFDS leaves open."""
+  for key, value in sorted(record.items()):
+    if isinstance(value, str):
+      value = value.encode()
+    elif not isinstance(value, bytes):
+      value = np.ascontiguousarray(value)
+      digest.update(f"{value.dtype} {value.shape}".encode())
+    digest.update(key.encode())
+    digest.update(value)
 
 
 def write_json(path: pathlib.Path, content: object) -> None:

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
 from array_record.python import array_record_data_source
 
 from srflow_jax.data.records import open_builder
+from srflow_jax.data.tiles import tile_features, update_digest
 from srflow_jax.data.workers import run_parallel
 from srflow_jax.errors import InputError
 
@@ -19,7 +20,7 @@ def verify(out: str | os.PathLike, num_workers: int = 0) -> dict[str, Any]:
 
   Args:
     out: the folder that `prepare` made.
-    num_workers: processes; 0 for one a core.
+    num_workers: processes; 0 for one a core, 1 for this process itself.
 
   Returns:
     As `prepare`.
@@ -29,16 +30,14 @@ def verify(out: str | os.PathLike, num_workers: int = 0) -> dict[str, Any]:
   """
   out = pathlib.Path(out)
   if not out.is_dir():
-    hint = out.with_name(out.name + ".incomplete")
-    begun = f", but {hint} is: its preparation was not finished" if hint.exists() else ""
-    raise InputError(f"{out}: no such folder{begun}")
+    raise InputError(f"{out}: no such folder")
   metadata = open_builder(out).info.metadata or {}
   if "shards" not in metadata:
     raise InputError(f"{out}: not prepared by this command, so there are no digests to compare")
   shards = metadata["shards"]
   if set_digest(shards) != metadata["digest"]:
     raise InputError(f"{out / 'metadata.json'}: changed since it was written")
-  jobs = [(str(out / name), shard) for name, shard in shards.items()]
+  jobs = [(str(out / name), shard, metadata["scales"]) for name, shard in shards.items()]
   with tqdm.tqdm(total=len(jobs), unit="file", desc=f"verify {out}") as bar:
     for _ in run_parallel(_verify_shard, jobs, num_workers):
       bar.update()
@@ -64,8 +63,9 @@ def set_digest(shards: Mapping[str, Mapping[str, Any]]) -> str:
   return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _verify_shard(job: tuple[str, Mapping[str, Any]]) -> None:
-  path, shard = job
+def _verify_shard(job: tuple[str, Mapping[str, Any], Sequence[int]]) -> None:
+  path, shard, scales = job
+  features = tile_features(scales)
   if not os.path.isfile(path):
     raise InputError(f"{path}: missing from the data set")
   digest = hashlib.sha256()
@@ -74,7 +74,7 @@ def _verify_shard(job: tuple[str, Mapping[str, Any]]) -> None:
       if len(records) != shard["records"]:
         raise InputError(f"{path}: {len(records)} records where {shard['records']} were written")
       for index in range(len(records)):
-        digest.update(records[index])
+        update_digest(digest, features.deserialize_example_np(records[index]))
   except RuntimeError as error:
     raise InputError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
   if digest.hexdigest() != shard["sha256"]:

@@ -35,8 +35,20 @@ def available_cores() -> int:
 def run_parallel(
   function: Callable[[Any], Any], jobs: Sequence[Any], num_workers: int
 ) -> Iterator[Any]:
-  """Results of `function` on the jobs as they come, from worker processes that end with us."""
-  workers = min(num_workers or available_cores(), max(len(jobs), 1))
+  """Results of `function` on the jobs as they come, from worker processes that end with us.
+
+  Args:
+    function: a function that can be pickled, called with each job.
+    jobs: what to call it with.
+    num_workers: processes; 0 for one a core, 1 for this process itself.
+
+  Yields:
+    What it returned. What it raises is raised here, and ends the rest.
+  """
+  workers = min(num_workers or available_cores(), len(jobs))
+  if workers <= 1:
+    yield from map(function, jobs)
+    return
   pool = concurrent.futures.ProcessPoolExecutor(
     workers, multiprocessing.get_context("spawn"), initializer=start_worker
   )
