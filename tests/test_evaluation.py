@@ -18,7 +18,7 @@ from configs import base
 from srflow_jax import evaluation, images, metrics
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report, run, sheets
-from srflow_jax.evaluation.inputs import find_images
+from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.model import Context, build_model, init_params
 from srflow_jax.resize import bicubic_resize
 
@@ -223,39 +223,45 @@ def test_a_real_model_s_samples_and_nll():
 
 
 def test_hr_is_cropped_and_lr_made_from_the_crop(hr_dir):
-  found = find_images(SCALE, str(hr_dir), "", "")
+  found = find_images(SCALE, str(hr_dir), "")
   assert [image.name for image in found] == ["b/one", "three", "two"]
   assert found[0].hr_size == (48, 64)
   lr, hr = found[0].read(SCALE)
   whole = images.read_image(hr_dir / "b" / "one.png")
   np.testing.assert_array_equal(hr, whole[:48, :64])
   np.testing.assert_array_equal(lr, bicubic_resize(hr, 1 / SCALE))
-  assert find_images(16, str(hr_dir), "", "")[0].hr_size == (48, 64)
+  assert find_images(16, str(hr_dir), "")[0].hr_size == (48, 64)
 
 
 def test_pairs_by_name(hr_dir, lr_dir):
-  found = find_images(SCALE, str(hr_dir), str(lr_dir), "")
+  found = find_images(SCALE, str(hr_dir), str(lr_dir))
   lr, hr = found[0].read(SCALE)
   assert lr.shape == (12, 16, 3) and hr.shape == (48, 64, 3)
   np.testing.assert_array_equal(lr, images.read_image(lr_dir / "b" / "onex4.png")[:12, :16])
 
 
 def test_lr_alone(lr_dir):
-  found = find_images(SCALE, "", str(lr_dir), "")
+  found = find_images(SCALE, "", str(lr_dir))
   assert found[0].hr_size == (52, 68)
   lr, hr = found[0].read(SCALE)
   assert lr.shape == (13, 17, 3) and hr is None
 
 
-def test_without_folders_the_validation_photographs(hr_dir):
-  assert len(find_images(SCALE, "", "", "")) >= 2
-  assert len(find_images(SCALE, "", "", str(hr_dir))) == 3
+def test_without_folders_those_of_the_configuration(hr_dir, lr_dir, tmp_path):
+  assert [image.name for image in find_images(SCALE, "", "")] == ["chelsea", "coffee"]
+  assert validation_folders("") == ("", "")
+  assert validation_folders(str(hr_dir)) == (str(hr_dir), "")
+  assert validation_folders(f"{hr_dir}:{lr_dir}") == (str(hr_dir), str(lr_dir))
+  (tmp_path / "dataset_info.json").write_text("{}")
+  for data_set in (str(tmp_path), "tfds:div2k/bicubic_x4"):
+    with pytest.raises(InputError, match="data set of tiles"):
+      validation_folders(data_set)
 
 
 def test_images_that_cannot_be_evaluated(tmp_path, hr_dir, lr_dir):
   def refused(message, hr="", lr=""):
     with pytest.raises(InputError, match=message) as error:
-      find_images(SCALE, str(hr), str(lr), "")
+      find_images(SCALE, str(hr), str(lr))
     assert "\n" not in str(error.value)
 
   refused("no such folder", hr=tmp_path / "missing")

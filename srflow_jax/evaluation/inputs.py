@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 
 import numpy as np
 
 from srflow_jax.data.folders import check_lr_size, match_names, photographs
+from srflow_jax.data.records import INFO_FILE
 from srflow_jax.errors import InputError
 from srflow_jax.images import check_images, read_image
 from srflow_jax.lpips import MIN_SIZE
@@ -49,15 +51,36 @@ class EvalImage:
     return lr[: height // scale, : width // scale], hr
 
 
-def find_images(scale: int, hr_dir: str, lr_dir: str, val_dir: str) -> list[EvalImage]:
+def validation_folders(val_dir: str) -> tuple[str, str]:
+  """Which folders a configuration's `data.val_dir` means for `find_images`.
+
+  Args:
+    val_dir: '', a folder, or HR_FOLDER:LR_FOLDER.
+
+  Returns:
+    The folder of HR images, '' for the bundled photographs, and the folder of LR images or ''.
+
+  Raises:
+    InputError: It names a data set, which holds tiles: evaluation is of whole images.
+  """
+  path = pathlib.Path(val_dir)
+  if val_dir.startswith("tfds:") or (val_dir and (path / INFO_FILE).exists()):
+    raise InputError(
+      f"the run's config.data.val_dir is {val_dir}, a data set of tiles; whole images are needed: "
+      "give --hr_dir"
+    )
+  hr_dir, _, lr_dir = (val_dir, "", "") if path.exists() else val_dir.partition(os.pathsep)
+  return hr_dir, lr_dir
+
+
+def find_images(scale: int, hr_dir: str, lr_dir: str) -> list[EvalImage]:
   """Finds the images and checks all their files, decoding none.
 
   Args:
     scale: By how much HR is larger than LR.
     hr_dir: Folder of HR images, or ''.
     lr_dir: Folder of LR images, or ''. With both, files are paired by name; an LR name may end in
-      `x4` (for scale 4), as in DIV2K.
-    val_dir: With neither, the folder of HR images to use, or '' for the bundled photographs that
+      `x4` (for scale 4), as in DIV2K. With neither, the HR images are the bundled photographs that
       are kept for validation.
 
   Returns:
@@ -74,7 +97,7 @@ def find_images(scale: int, hr_dir: str, lr_dir: str, val_dir: str) -> list[Eval
       for (name, path), (height, width) in zip(named, sizes, strict=True)
     ]
 
-  named = photographs(hr_dir or val_dir, "validation")
+  named = photographs(hr_dir, "validation")
   hr_paths = [path for _, path in named]
   lr_paths = match_names(named, photographs(lr_dir, "validation"), scale) if lr_dir else None
   hr_sizes = check_images(hr_paths)

@@ -13,7 +13,7 @@ from srflow_jax import metrics
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report, sheets
 from srflow_jax.evaluation.evaluator import Settings, evaluate_image
-from srflow_jax.evaluation.inputs import EvalImage, find_images
+from srflow_jax.evaluation.inputs import EvalImage, find_images, validation_folders
 from srflow_jax.evaluation.systems import Bicubic, Flow, System
 from srflow_jax.images import write_png
 from srflow_jax.model import count_parameters
@@ -33,8 +33,8 @@ def evaluate_workdir(
   Args:
     workdir: The run's folder.
     hr_dir: Folder of HR images, or ''.
-    lr_dir: Folder of LR images, or ''; `find_images` says how they go together, and what is used
-      if both are ''.
+    lr_dir: Folder of LR images, or ''; `find_images` says how they go together. If both are '',
+      the images are those that the run's configuration names for validation.
     output_dir: Where everything is written; '' for `evaluation` in the workdir.
     settings: How samples are drawn.
     command: What was typed, for the report.
@@ -48,7 +48,9 @@ def evaluate_workdir(
   settings.check()
   run = load_run(workdir)
   scale = run.config.model.scale
-  images = find_images(scale, hr_dir, lr_dir, run.config.data.val_dir)
+  if not hr_dir and not lr_dir:
+    hr_dir, lr_dir = validation_folders(run.config.data.val_dir)
+  images = find_images(scale, hr_dir, lr_dir)
   name = pathlib.Path(workdir).resolve().name
   flow = Flow(name, run.model, run.params)
   about = {
@@ -58,6 +60,8 @@ def evaluate_workdir(
       "uint8": settings.uint8_mode,
     },
     "command": command,
+    "hr_dir": hr_dir or (None if lr_dir else "scikit-image's photographs"),
+    "lr_dir": lr_dir or None,
     "workdir": os.fspath(workdir),
     "step": int(run.step),
     "params": {part: count_parameters(tree) for part, tree in run.params.items()},
@@ -166,7 +170,8 @@ def _sheet(
 
 def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:
   return (
-    f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}, {num_images} images, "
+    f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}, {num_images} images of "
+    f"{about['hr_dir'] or about['lr_dir']}, "
     f"{settings.num_samples} samples each at temperature {settings.temperature}, seed "
     f"{settings.seed}, uint8 by {settings.uint8_mode}; checkpoint of step {about['step']}. Time is "
     f"of one sample with its context, on {about['device']}."
