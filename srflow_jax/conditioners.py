@@ -70,7 +70,7 @@ class ZeroConv(nn.Module):
   def __call__(self, x: Array) -> Array:
     """Maps `[B, H, W, C]` to `[B, H, W, out]`."""
     h = nn.Conv(self.out, (3, 3), kernel_init=nn.initializers.zeros, name="conv")(x)
-    return h * jnp.exp(3.0 * self.param("logs", nn.initializers.zeros, (self.out,)))
+    return h * jnp.exp(3.0 * self.param("logs", nn.initializers.zeros, (self.out,), jnp.float32))
 
 
 class _Normalize(nn.Module):
@@ -81,7 +81,7 @@ class _Normalize(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     if not self.actnorm:
-      return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+      return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
     bias = self.param("bias", lambda _: -jnp.mean(x, (0, 1, 2)))
     logs = self.param("logs", lambda _: -jnp.log(jnp.std(x, (0, 1, 2)) + 1e-6))
     return (x + bias) * jnp.exp(logs)

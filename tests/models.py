@@ -1,0 +1,60 @@
+"""Small models of every variant's topology, with parameters on which a test can fail."""
+
+import importlib
+import math
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from srflow_jax.model import SRFlow, abstract_params, build_model
+
+VARIANTS = ("srflow", "da", "da_r", "da_s", "da_d")
+
+
+def small_model(name: str) -> SRFlow:
+  """The model of `configs/NAME.py` with its topology kept and its sizes cut."""
+  model = importlib.import_module(f"configs.{name}").get_config().model.to_dict()
+  model["encoder"] |= {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1)}
+  conditioner = model["conditioner"]
+  conditioner["width"] = 6
+  if conditioner["num_hidden"] > 4:  # DA-D: two groups are enough to be groups
+    conditioner["num_hidden"] = 2 * conditioner["residual_every"]
+  model["stages"] = [stage | {"steps": min(stage["steps"], 2)} for stage in model["stages"]]
+  return build_model(model)
+
+
+def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
+  """Parameters off their initial values: there, zero convolutions would hide mistakes."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    noise = rng.standard_normal(shape)
+    if path[-2] == "conv1x1":
+      rotation = np.linalg.qr(noise)[0]
+      return rotation + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[0])
+    if len(shape) == 1:  # biases and log-scales
+      return 0.1 * noise
+    return noise / math.sqrt(math.prod(shape[:-1]))
+
+  shapes = flatten_dict(abstract_params(model))
+  return unflatten_dict(
+    {path: draw(path, leaf.shape).astype(dtype) for path, leaf in shapes.items()}
+  )
+
+
+def random_images(model: SRFlow, lr_size: tuple[int, int], batch: int = 1, dtype=np.float64):
+  """A random pair (hr, lr) of LR size (height, width)."""
+  rng = np.random.default_rng(1)
+  height, width = lr_size
+  hr = rng.uniform(size=(batch, height * model.scale, width * model.scale, 3))
+  return hr.astype(dtype), rng.uniform(size=(batch, height, width, 3)).astype(dtype)
+
+
+def bound(model: SRFlow, params):
+  """`method(name)` of a model with its parameters: a jitted function of arrays."""
+
+  def method(name: str):
+    return jax.jit(lambda *args: model.apply({"params": params}, *args, method=name))
+
+  return method
