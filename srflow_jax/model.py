@@ -7,7 +7,7 @@ ask of it as much as you like: `model.apply({"params": params}, ..., method="NAM
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax
 import flax.linen as nn
@@ -71,6 +71,9 @@ class SRFlow(nn.Module):
   conditioner_spec: ConditionerSpec
   stage_specs: tuple[StageSpec, ...]
 
+  loss_name: ClassVar[str] = "nll"
+  parts: ClassVar[tuple[str, ...]] = ("encoder", "flow")  # of the tree of parameters
+
   def setup(self) -> None:
     self.encoder = Encoder(self.encoder_spec, self.scale)
     self.flow = ConditionalFlow(
@@ -123,6 +126,10 @@ class SRFlow(nn.Module):
     context = self.condition(lr)
     return -self.log_prob_from_context(hr, context) / (math.log(2) * math.prod(context.padded_size))
 
+  def loss(self, hr: Array, lr: Array) -> Array:
+    """What training minimises, `[B]`: the nll."""
+    return self.nll(hr, lr)
+
   def latents_at(self, key: Array, context: Context, temperature: float | Array) -> Latents:
     """Draws one set of latents of standard deviation `temperature` for the context's batch."""
     shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
@@ -164,9 +171,48 @@ class SRFlow(nn.Module):
     """The encoder's own deterministic super-resolution, `[B, H, W, 3]`."""
     return self.encoder.super_resolve(lr)
 
-  def log_prob_and_super_resolve(self, hr: Array, lr: Array) -> tuple[Array, Array]:
+  def every_layer(self, hr: Array, lr: Array) -> tuple[Array, Array]:
     """Runs every layer once: what `init_params` calls to create all parameters."""
     return self.log_prob(hr, lr), self.super_resolve(lr)
+
+
+class SuperResolver(nn.Module):
+  """The encoder alone, as the deterministic model that it is: `stages = ()` in a configuration.
+
+  It answers to those of `SRFlow`'s methods that need no density.
+  """
+
+  scale: int
+  encoder_spec: EncoderSpec
+
+  loss_name: ClassVar[str] = "l1"
+  parts: ClassVar[tuple[str, ...]] = ("encoder",)
+  lr_multiple: ClassVar[int] = 1
+
+  def setup(self) -> None:
+    self.encoder = Encoder(self.encoder_spec, self.scale)
+
+  def super_resolve(self, lr: Array) -> Array:
+    """Enlarges lr `[B, h, w, 3]` to `[B, h * scale, w * scale, 3]`, not clipped."""
+    return self.encoder.super_resolve(lr)
+
+  def sample(
+    self, key: Array, lr: Array, temperature: float | Array, num_samples: int = 1
+  ) -> Array:
+    """`[num_samples, B, H, W, 3]`, all equal: neither key nor temperature changes anything."""
+    sr = self.super_resolve(lr)
+    return jnp.broadcast_to(sr, (num_samples, *sr.shape))
+
+  def loss(self, hr: Array, lr: Array) -> Array:
+    """What training minimises, `[B]`: the mean absolute error."""
+    return jnp.mean(jnp.abs(self.super_resolve(lr) - hr), axis=(1, 2, 3))
+
+  def every_layer(self, hr: Array, lr: Array) -> Array:
+    """Runs every layer once: what `init_params` calls to create all parameters."""
+    return self.super_resolve(lr)
+
+
+Model = SRFlow | SuperResolver
 
 
 def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
@@ -182,12 +228,13 @@ def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
     raise InputError(f"{where}: {error}") from error
 
 
-def build_model(config: Mapping[str, Any]) -> SRFlow:
+def build_model(config: Mapping[str, Any]) -> Model:
   """Builds the model of a configuration's `model` block.
 
   Args:
     config: `scale`, `encoder` (`EncoderSpec`), `conditioner` (`ConditionerSpec`) and `stages` (a
-      sequence of `StageSpec`), as mappings.
+      sequence of `StageSpec`), as mappings. Without stages the model is the encoder alone, and
+      `conditioner` is not needed.
 
   Raises:
     InputError: a key is unknown or missing, or a value is out of range.
@@ -195,21 +242,24 @@ def build_model(config: Mapping[str, Any]) -> SRFlow:
   scale = config["scale"]
   if scale not in (2, 4, 8, 16):
     raise InputError(f"model.scale is {scale}: one of 2, 4, 8, 16")
+  encoder = _spec(EncoderSpec, config["encoder"], "model.encoder")
+  if not config["stages"]:
+    return SuperResolver(scale, encoder)
   stages = tuple(
     _spec(StageSpec, stage, f"model.stages[{i}]") for i, stage in enumerate(config["stages"])
   )
-  if not stages or stages[-1].split:
-    raise InputError("model.stages: needs at least one stage, the last without a split")
+  if stages[-1].split:
+    raise InputError("model.stages: the last has no split")
   return SRFlow(
     scale=scale,
-    encoder_spec=_spec(EncoderSpec, config["encoder"], "model.encoder"),
+    encoder_spec=encoder,
     conditioner_spec=_spec(ConditionerSpec, config["conditioner"], "model.conditioner"),
     stage_specs=stages,
   )
 
 
 def init_params(
-  model: SRFlow, key: Array, hr: Array, lr: Array, given: Mapping[str, Any] | None = None
+  model: Model, key: Array, hr: Array, lr: Array, given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
   """Initialises parameters, actnorms from one real batch.
 
@@ -226,12 +276,12 @@ def init_params(
     lr,
     rngs={"params": key},
     mutable=["params"],
-    method="log_prob_and_super_resolve",
+    method="every_layer",
   )
   return variables["params"]
 
 
-def abstract_params(model: SRFlow) -> dict[str, Any]:
+def abstract_params(model: Model) -> dict[str, Any]:
   """The tree of a model's parameters as shapes and types; computes nothing."""
   size = 2 * model.scale * model.lr_multiple
   hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

@@ -14,7 +14,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report, sheets
 from srflow_jax.evaluation.evaluator import Settings, evaluate_image
 from srflow_jax.evaluation.inputs import EvalImage, find_images, validation_folders
-from srflow_jax.evaluation.systems import Bicubic, Flow, System
+from srflow_jax.evaluation.systems import Bicubic, System, trained_system
 from srflow_jax.images import write_png
 from srflow_jax.model import count_parameters
 from srflow_jax.training.checkpoint import load_run
@@ -52,7 +52,7 @@ def evaluate_workdir(
     hr_dir, lr_dir = validation_folders(run.config.data.val_dir)
   images = find_images(scale, hr_dir, lr_dir)
   name = pathlib.Path(workdir).resolve().name
-  flow = Flow(name, run.model, run.params)
+  trained = trained_system(name, run.model, run.params)
   about = {
     "protocol": {
       "name": metrics.PROTOCOL,
@@ -73,7 +73,7 @@ def evaluate_workdir(
     "config": run.config.to_dict(),
   }
   output = pathlib.Path(output_dir or pathlib.Path(workdir, "evaluation"))
-  return evaluate_systems([Bicubic(scale), flow], images, output, settings, about)
+  return evaluate_systems([Bicubic(scale), trained], images, output, settings, about)
 
 
 def evaluate_systems(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srflow_jax.model import Context, SRFlow, count_parameters
+from srflow_jax.model import Context, Model, SRFlow, SuperResolver, count_parameters
 from srflow_jax.resize import bicubic_resize
 
 
@@ -67,6 +67,48 @@ class Bicubic:
 
   def log_prob(self, prepared: np.ndarray, hr: np.ndarray) -> None:
     """Returns None: there is no density."""
+
+
+class Deterministic:
+  """A network that gives one image; time is all counted as the sample's."""
+
+  stochastic = False
+
+  def __init__(self, name: str, model: SuperResolver, params: Any) -> None:
+    """Takes a model.
+
+    Args:
+      name: What tables call it.
+      model: The model.
+      params: Its parameters, all of which are counted.
+    """
+    self.name = name
+    self.scale = model.scale
+    self.num_params = count_parameters(params)
+    self._variables = {"params": params}
+    self._model = model
+    self._compiled = functools.cache(self._compile)
+
+  def compile(self, lr_size: tuple[int, int]) -> None:
+    """Compiles the network."""
+    self._compiled(tuple(lr_size))
+
+  def prepare(self, lr: np.ndarray) -> np.ndarray:
+    """Returns LR as floats."""
+    return (lr[None] / 255).astype(np.float32)
+
+  def draw(self, prepared: np.ndarray, seed: int, index: int, temperature: float) -> np.ndarray:
+    """Returns the enlarged image, float32."""
+    super_resolve = self._compiled(prepared.shape[1:3])
+    return np.asarray(super_resolve(self._variables, prepared)[0])
+
+  def log_prob(self, prepared: np.ndarray, hr: np.ndarray) -> None:
+    """Returns None: there is no density."""
+
+  def _compile(self, lr_size: tuple[int, int]) -> jax.stages.Compiled:
+    super_resolve = jax.jit(functools.partial(self._model.apply, method="super_resolve"))
+    lr = jax.ShapeDtypeStruct((1, *lr_size, 3), jnp.float32)
+    return super_resolve.lower(self._variables, lr).compile()
 
 
 class Flow:
@@ -130,3 +172,8 @@ class Flow:
       condition.lower(self._variables, lr).compile(),
       jax.jit(draw).lower(self._variables, key, context, *scalars).compile(),
     )
+
+
+def trained_system(name: str, model: Model, params: Any) -> System:
+  """The system that a trained model is."""
+  return (Deterministic if isinstance(model, SuperResolver) else Flow)(name, model, params)

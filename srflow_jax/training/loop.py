@@ -16,10 +16,11 @@ from tensorboardX import SummaryWriter
 
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow, abstract_params, build_model, count_parameters, init_params
+from srflow_jax.model import Model, abstract_params, build_model, count_parameters, init_params
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import TrainState, create_state, make_train_step, to_training_images
 from srflow_jax.training.validation import Validation
+from srflow_jax.weights.encoders import starting_encoder
 
 Batch = dict[str, Any]
 
@@ -47,7 +48,7 @@ def train(config: Any, workdir: str) -> TrainState:
   first_batch = _first_batch(config)
   process = (jax.process_index(), jax.process_count())
   val_batches = validation_batches(config.data, config.model.scale, *process)
-  given = _pretrained_encoder(config, model)
+  given = starting_encoder(config, model)
   _open_workdir(workdir, config)
 
   mesh = Mesh(np.asarray(jax.devices()), ("data",))
@@ -75,7 +76,7 @@ def train(config: Any, workdir: str) -> TrainState:
   return state
 
 
-def _check(config: Any, model: SRFlow) -> None:
+def _check(config: Any, model: Model) -> None:
   """Refuses what would only fail later."""
   multiple = model.scale * model.lr_multiple
   if config.data.hr_patch < 1 or config.data.hr_patch % multiple:
@@ -86,6 +87,11 @@ def _check(config: Any, model: SRFlow) -> None:
     raise InputError(
       f"config.data.batch_size is {config.data.batch_size}: it must be a multiple of the number "
       f"of devices, {jax.device_count()}"
+    )
+  if config.optim.encoder_init and config.optim.encoder_frozen_fraction and len(model.parts) == 1:
+    raise InputError(
+      f"config.optim.encoder_frozen_fraction is {config.optim.encoder_frozen_fraction}: there is "
+      "nothing but the encoder to train, so it must be 0"
     )
   for field in ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
     if config[field] < 1:
@@ -100,20 +106,6 @@ def _first_batch(config: Any) -> Batch:
     return next(batches)
 
 
-def _pretrained_encoder(config: Any, model: SRFlow) -> dict[str, Any]:
-  """{"encoder": weights} as `optim.encoder_init` says, or {} for a random start."""
-  source = config.optim.encoder_init
-  if not source:
-    return {}
-  run = checkpoint.load_run(source)
-  if (run.model.encoder_spec, run.model.scale) != (model.encoder_spec, model.scale):
-    raise InputError(
-      f"config.optim.encoder_init: {source} has x{run.model.scale} {run.model.encoder_spec}, "
-      f"this configuration x{model.scale} {model.encoder_spec}"
-    )
-  return {"encoder": run.params["encoder"]}
-
-
 def _open_workdir(workdir: pathlib.Path, config: Any) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -122,7 +114,7 @@ def _open_workdir(workdir: pathlib.Path, config: Any) -> None:
     raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
 
 
-def _initial_state(model: SRFlow, config: Any, batch: Batch, given: dict[str, Any]) -> TrainState:
+def _initial_state(model: Model, config: Any, batch: Batch, given: dict[str, Any]) -> TrainState:
   """Parameters drawn from the seed, actnorms set by the batch, with noise as training adds it.
 
   Not compiled as a whole: that takes several times longer than it saves.
@@ -134,7 +126,7 @@ def _initial_state(model: SRFlow, config: Any, batch: Batch, given: dict[str, An
 
 def _run_steps(
   state: TrainState,
-  model: SRFlow,
+  model: Model,
   config: Any,
   put_batch: Callable[[Batch], Batch],
   manager: Any,
@@ -165,31 +157,36 @@ def _run_steps(
       bar.update()
       last = step == total
       if step % config.log_every_steps == 0 or last:
-        latest = _log(writer, step, jax.device_get(pending))
+        latest = _log(writer, step, model.loss_name, jax.device_get(pending))
         pending = []
-        shown |= {"nll": f"{latest['nll']:.3f}", "skipped": int(latest["skipped"])}
+        loss = f"{latest[model.loss_name]:.4g}"
+        shown |= {model.loss_name: loss, "skipped": int(latest["skipped"])}
         _stop_if_diverged(latest, config, step)
       if step % config.eval_every_steps == 0 or last:
-        shown["val_nll"] = f"{validation.write(writer, step, state.params):.3f}"
+        val_loss = validation.write(writer, step, state.params)
+        shown[f"val_{model.loss_name}"] = f"{val_loss:.4g}"
       if step % config.checkpoint_every_steps == 0 or last:
         checkpoint.save(manager, state)
       bar.set_postfix(shown, refresh=last)
   return state
 
 
-def _steps_by_phase(model: SRFlow, config: Any) -> Callable[[int], Callable[..., Any]]:
+def _steps_by_phase(model: Model, config: Any) -> Callable[[int], Callable[..., Any]]:
   """For a step number, the compiled step of its phase: encoder frozen, or all trained."""
   frozen_until = 0
   if config.optim.encoder_init:
     frozen_until = round(config.optim.encoder_frozen_fraction * config.num_train_steps)
-  flow_only = make_train_step(model, config, ("flow",))
-  everything = make_train_step(model, config, ("encoder", "flow"))
-  return lambda step: flow_only if step <= frozen_until else everything
+  unfrozen = tuple(part for part in model.parts if part != "encoder")
+  frozen_step = make_train_step(model, config, unfrozen)
+  full_step = make_train_step(model, config, model.parts)
+  return lambda step: frozen_step if step <= frozen_until else full_step
 
 
-def _log(writer: SummaryWriter, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-  """Writes the mean nll since the last call and the latest of all else; returns them."""
-  latest = metrics[-1] | {"nll": float(np.mean([m["nll"] for m in metrics]))}
+def _log(
+  writer: SummaryWriter, step: int, loss_name: str, metrics: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """Writes the mean loss since the last call and the latest of all else; returns them."""
+  latest = metrics[-1] | {loss_name: float(np.mean([m[loss_name] for m in metrics]))}
   for name, value in latest.items():
     writer.add_scalar(f"train/{name}", float(value), step)
   return latest

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srflow_jax.model import SRFlow
+from srflow_jax.model import Model
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -21,7 +21,7 @@ class TrainState:
 
   Attributes:
     step: steps done, skipped ones included.
-    params: the model's parameters, by part: "encoder" and "flow".
+    params: the model's parameters, by part: "encoder" and, if there is one, "flow".
     opt_state: each part's optimiser state. A frozen part's stays as it is, so that its Adam starts
       when it thaws.
     skipped: steps that were not applied, since loss or gradient was not finite.
@@ -36,9 +36,22 @@ class TrainState:
 
 
 def learning_rate_schedule(optim: Any, num_train_steps: int) -> optax.Schedule:
-  """The stepped rate: multiplied by `decay_factor` at each fraction `decay_at` of training."""
+  """The learning rate as a function of the step.
+
+  Multiplied by `decay_factor` at each fraction `decay_at` of training, and within each of
+  `cosine_cycles` equal parts (0: none) falling from there to zero as half a cosine (Loshchilov and
+  Hutter 2017).
+  """
   boundaries = {round(at * num_train_steps): optim.decay_factor for at in optim.decay_at}
-  return optax.piecewise_constant_schedule(optim.learning_rate, boundaries)
+  stepped = optax.piecewise_constant_schedule(optim.learning_rate, boundaries)
+  if not optim.cosine_cycles:
+    return stepped
+
+  def schedule(step: Array) -> Array:
+    in_cycle = (step * optim.cosine_cycles / num_train_steps) % 1
+    return stepped(step) * 0.5 * (1 + jnp.cos(jnp.pi * in_cycle))
+
+  return schedule
 
 
 def _adam(optim: Any) -> optax.GradientTransformation:
@@ -73,11 +86,11 @@ def train_step(
   state: TrainState,
   batch: dict[str, Array],
   *,
-  model: SRFlow,
+  model: Model,
   config: Any,
   parts: tuple[str, ...],
 ) -> tuple[TrainState, dict[str, Array]]:
-  """One step of Adam on the mean nll (bits per pixel) of a batch.
+  """One step of Adam on the mean of the model's loss over a batch.
 
   Args:
     state: the state before.
@@ -87,16 +100,17 @@ def train_step(
     parts: the parts of the parameters to train; no gradient is computed for the others.
 
   Returns:
-    The state after, and scalars: nll, gradient_norm, learning_rate, skipped, skipped_in_a_row.
+    The state after, and scalars: the loss under `model.loss_name`, gradient_norm, learning_rate,
+    skipped, skipped_in_a_row.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   hr, lr = to_training_images(batch, config.data.noise_std, key)
 
-  def loss(trained: Params) -> Array:
-    return jnp.mean(model.apply({"params": state.params | trained}, hr, lr, method="nll"))
+  def mean_loss(trained: Params) -> Array:
+    return jnp.mean(model.apply({"params": state.params | trained}, hr, lr, method="loss"))
 
   trained = {part: state.params[part] for part in parts}
-  nll, grads = jax.value_and_grad(loss)(trained)
+  loss, grads = jax.value_and_grad(mean_loss)(trained)
   gradient_norm = optax.global_norm(grads)
   learning_rate = learning_rate_schedule(config.optim, config.num_train_steps)(state.step)
 
@@ -106,7 +120,7 @@ def train_step(
     updates = jax.tree.map(lambda u: -learning_rate * u, updates)
     new_params[part] = optax.apply_updates(trained[part], updates)
 
-  finite = jnp.isfinite(nll) & jnp.isfinite(gradient_norm)
+  finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
   old = (trained, {part: state.opt_state[part] for part in parts})
   params, opt_state = jax.tree.map(
     functools.partial(jnp.where, finite), (new_params, new_opt_state), old
@@ -119,7 +133,7 @@ def train_step(
     skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
   )
   metrics = {
-    "nll": nll,
+    model.loss_name: loss,
     "gradient_norm": gradient_norm,
     "learning_rate": learning_rate,
     "skipped": state.skipped,
@@ -128,7 +142,7 @@ def train_step(
   return state, metrics
 
 
-def make_train_step(model: SRFlow, config: Any, parts: tuple[str, ...]) -> Callable[..., Any]:
+def make_train_step(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
   step = functools.partial(train_step, model=model, config=config, parts=parts)
   return jax.jit(step, donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Published SRFlow and SRFlow-DA checkpoints: their names and layouts, both ways.
+"""Published checkpoints, of SRFlow and SRFlow-DA and of RRDBs: names and layouts, both ways.
 
 `tensors(model)` pairs every parameter of a model with its published name; reading and writing
 follow that one table. Published kernels are `[O, I, k, k]`, ours `[k, k, I, O]`.
@@ -13,10 +13,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow, abstract_params
+from srflow_jax.model import Model, SRFlow, abstract_params
+from srflow_jax.weights.rrdb_names import SRFLOW, RRDBNames
 
+FLOW_PREFIX = "flowUpsamplerNet."
 # A layer that the published checkpoints hold and nothing uses.
-UNUSED_PREFIX = "flowUpsamplerNet.f."
+UNUSED_PREFIX = f"{FLOW_PREFIX}f."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,20 +93,11 @@ def _conditioner(spec: ConditionerSpec, path: tuple[str, ...], net: str) -> Iter
   yield from _zero_conv((*path, "last"), last)
 
 
-def encoder_tensors(model: SRFlow) -> Iterator[Tensor]:
-  """The encoder's parameters."""
-  encoder = model.encoder_spec
-  yield from _conv(("encoder", "conv_first"), "RRDB.conv_first")
-  for b in range(encoder.num_blocks):
-    for d in range(3):
-      for c in range(5):
-        path = ("encoder", f"blocks_{b}", f"dense_blocks_{d}", f"convs_{c}")
-        yield from _conv(path, f"RRDB.RRDB_trunk.{b}.RDB{d + 1}.conv{c + 1}")
-  yield from _conv(("encoder", "trunk_conv"), "RRDB.trunk_conv")
-  for i in range(model.scale.bit_length() - 1):
-    yield from _conv(("encoder", f"upconvs_{i}"), f"RRDB.upconv{i + 1}")
-  yield from _conv(("encoder", "hr_conv"), "RRDB.HRconv")
-  yield from _conv(("encoder", "conv_last"), "RRDB.conv_last")
+def encoder_tensors(model: Model, names: RRDBNames = SRFLOW) -> Iterator[Tensor]:
+  """The encoder's parameters, in order of execution."""
+  num_ups = model.scale.bit_length() - 1
+  for path, name in names.convolutions(model.encoder_spec.num_blocks, num_ups):
+    yield from _conv(path, name)
 
 
 def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
@@ -113,7 +106,7 @@ def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
   for s, stage in enumerate(model.stage_specs):
     index += stage.squeeze > 1
     for i in range(stage.transition_steps + stage.steps):
-      layer = f"flowUpsamplerNet.layers.{index}"
+      layer = f"{FLOW_PREFIX}layers.{index}"
       path = linear = ("flow", f"stages_{s}", f"transitions_{i}")
       if i >= stage.transition_steps:
         path = ("flow", f"stages_{s}", f"steps_{i - stage.transition_steps}")
@@ -127,25 +120,28 @@ def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
       index += 1
     if stage.split:
       path = ("flow", f"stages_{s}", "split", "prior")
-      yield from _zero_conv(path, f"flowUpsamplerNet.layers.{index}.conv")
+      yield from _zero_conv(path, f"{FLOW_PREFIX}layers.{index}.conv")
       index += 1
 
 
-def tensors(model: SRFlow) -> list[Tensor]:
-  """All parameters of a model, with their published names."""
-  return [*encoder_tensors(model), *flow_tensors(model)]
+def tensors(model: Model, names: RRDBNames = SRFLOW) -> list[Tensor]:
+  """All parameters of a model with their published names; `names` are the encoder's."""
+  flow = flow_tensors(model) if isinstance(model, SRFlow) else ()
+  return [*encoder_tensors(model, names), *flow]
 
 
-def from_state_dict(model: SRFlow, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Turns a published state dict into the model's parameters.
+def from_state_dict(
+  model: Model, state_dict: Mapping[str, np.ndarray], names: RRDBNames = SRFLOW
+) -> dict[str, Any]:
+  """Turns a published state dict into the model's parameters; `names` are the encoder's.
 
   Raises:
     InputError: tensors are missing, surplus or misshapen; one line for each.
   """
-  table, abstract = tensors(model), flatten_dict(abstract_params(model))
-  names = {tensor.name for tensor in table}
-  problems = [f"missing tensor {name}" for name in sorted(names - set(state_dict))]
-  for name in sorted(set(state_dict) - names):
+  table, abstract = tensors(model, names), flatten_dict(abstract_params(model))
+  known = {tensor.name for tensor in table}
+  problems = [f"missing tensor {name}" for name in sorted(known - set(state_dict))]
+  for name in sorted(set(state_dict) - known):
     if not name.startswith(UNUSED_PREFIX):
       problems.append(f"surplus tensor {name}")
   params = {}
@@ -163,7 +159,9 @@ def from_state_dict(model: SRFlow, state_dict: Mapping[str, np.ndarray]) -> dict
   return unflatten_dict(params)
 
 
-def to_state_dict(model: SRFlow, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Turns a model's parameters into a published state dict."""
+def to_state_dict(
+  model: Model, params: Mapping[str, Any], names: RRDBNames = SRFLOW
+) -> dict[str, np.ndarray]:
+  """Turns a model's parameters into a published state dict; `names` are the encoder's."""
   flat = flatten_dict(params)
-  return {t.name: t.to_published(np.asarray(flat[t.path])) for t in tensors(model)}
+  return {t.name: t.to_published(np.asarray(flat[t.path])) for t in tensors(model, names)}

@@ -1,0 +1,183 @@
+"""A weights file as a model: recognised, and settled where tensors leave something open."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from srflow_jax.data.folders import photographs
+from srflow_jax.errors import InputError
+from srflow_jax.images import read_image
+from srflow_jax.model import build_model
+from srflow_jax.resize import bicubic_resize
+from srflow_jax.rrdb import GLOBAL_SKIPS
+from srflow_jax.weights import files
+from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict
+from srflow_jax.weights.recognise import ModelConfig, published_taps, recognise
+from srflow_jax.weights.rrdb_names import RRDBNames, recognise_names
+
+# What an enlargement of a photograph must reach, and by how much it must beat that with the other
+# skip, for the two to be told apart. With Real-ESRGAN's weights they are 13 dB apart (MODEL.md).
+_GOOD_PSNR, _CLEAR_DB = 16.0, 3.0
+_PHOTOGRAPH_SIZE = 128  # pixels a side of its crop
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointFile:
+  """What a file holds.
+
+  Attributes:
+    model_config: a `model` block as `build_model` takes it.
+    params: the parameters of that model.
+    notes: what tensors did not show and how it was settled, for the user.
+  """
+
+  model_config: ModelConfig
+  params: dict[str, Any]
+  notes: tuple[str, ...]
+
+
+def read_checkpoint(
+  source: str, given: Mapping[str, Any] | None = None, encoder_only: bool = False
+) -> CheckpointFile:
+  """Reads published weights: of a flow with its encoder, or of an RRDB alone.
+
+  Args:
+    source: what `files.read` takes.
+    given: the `model` block of a configuration, which the file must agree with. It settles what
+      tensors do not show: the taps, and the global skip if no measurement can.
+    encoder_only: leave a flow in the file and in the block aside.
+
+  Raises:
+    InputError: the file cannot be read, its tensors are not those of a model or of the one that is
+      given; a line for each.
+  """
+  tensors, facts = files.read(source)
+  try:
+    names = recognise_names(tensors)
+    if encoder_only:
+      tensors = {n: array for n, array in tensors.items() if not n.startswith(FLOW_PREFIX)}
+    found = recognise(tensors, names)
+    own = facts.get("model", {}).get("encoder", {})
+    notes = _settle_taps(found, own, given)
+    notes += _settle_skip(found, facts | own, given, tensors, names)
+    if given is not None and (lines := differences(given, found, encoder_only)):
+      raise InputError("\n".join(lines))
+    params = from_state_dict(build_model(found), tensors, names)
+  except InputError as error:
+    raise InputError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
+  return CheckpointFile(found, params, tuple(notes))
+
+
+def differences(
+  given: Mapping[str, Any], found: Mapping[str, Any], encoder_only: bool = False
+) -> list[str]:
+  """Says, a line a field, where a configuration's `model` block is not what was found in a file.
+
+  Taps count only where a flow sees them; with `encoder_only` nothing counts but scale and encoder.
+  """
+  given, found = _plain(given), _plain(found)
+  if encoder_only:
+    found = {part: found[part] for part in ("scale", "encoder")}
+  if not found.get("stages"):
+    del found["encoder"]["taps"]
+  lines = []
+  if "stages" in found and len(given["stages"]) != len(found["stages"]):
+    counts = len(given["stages"]), len(found.pop("stages"))
+    lines.append("config.model.stages are {}, not {}".format(*counts))
+  given = _flat(given, "config.model")
+  for field, value in _flat(found, "config.model").items():
+    if field not in given:
+      lines.append(f"config has no {field}, which is {value!r}")
+    elif given[field] != value:
+      lines.append(f"{field} is {given[field]!r}, not {value!r}")
+  return lines
+
+
+def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
+  """A block, a `ConfigDict` or not, as JSON would give it back."""
+  return json.loads(json.dumps(ml_collections.ConfigDict(block).to_dict()))
+
+
+def _flat(value: Any, field: str) -> dict[str, Any]:
+  if isinstance(value, dict):
+    inner = [(f"{field}.{key}", item) for key, item in value.items()]
+  elif isinstance(value, list) and value and isinstance(value[0], dict):
+    inner = [(f"{field}[{i}]", item) for i, item in enumerate(value)]
+  else:
+    return {field: value}
+  return {key: leaf for name, item in inner for key, leaf in _flat(item, name).items()}
+
+
+def _settle_taps(
+  found: ModelConfig, own: Mapping[str, Any], given: Mapping[str, Any] | None
+) -> list[str]:
+  """Fills in which blocks the flow sees: as the file, the configuration or the papers say."""
+  encoder = found["encoder"]
+  number = len(encoder["taps"])
+  if not found["stages"]:
+    return []
+  if "taps" in own:
+    encoder["taps"] = tuple(own["taps"])
+    return []
+  if given is not None:
+    encoder["taps"] = tuple(given["encoder"]["taps"])
+    if len(encoder["taps"]) != number:
+      raise InputError(f"config.model.encoder.taps are {len(encoder['taps'])}, not {number}")
+    return []
+  published = published_taps(found)
+  if published is None:
+    raise InputError(f"the flow sees {number} blocks, no tensor shows which: give --config")
+  encoder["taps"] = published
+  return [
+    f"no tensor shows which blocks the flow sees: took {published}, as published; for others give "
+    "--config and --config.model.encoder.taps"
+  ]
+
+
+def _settle_skip(
+  found: ModelConfig,
+  own: Mapping[str, Any],
+  given: Mapping[str, Any] | None,
+  tensors: Mapping[str, np.ndarray],
+  names: RRDBNames,
+) -> list[str]:
+  """Fills in where the skip starts: as the file says, or else as a photograph looks best."""
+  encoder = found["encoder"]
+  encoder["global_skip"] = own.get("global_skip", encoder["global_skip"])
+  if encoder["global_skip"] is not None:
+    return []
+  psnr = {skip: _enlargement_psnr(found, skip, tensors, names) for skip in GLOBAL_SKIPS}
+  figures = ", ".join(f"{skip} {value:.1f} dB" for skip, value in psnr.items())
+  worse, best = sorted(psnr, key=psnr.get)
+  if psnr[best] >= _GOOD_PSNR and psnr[best] - psnr[worse] >= _CLEAR_DB:
+    encoder["global_skip"] = best
+    return [f"{names.label} names are used with either global skip; a photograph tells: {figures}"]
+  if given is None:
+    raise InputError(
+      f"{names.label} names are used with either global skip, and a photograph does not tell which "
+      f"({figures}): give --config and --config.model.encoder.global_skip"
+    )
+  encoder["global_skip"] = given["encoder"]["global_skip"]
+  return [f"a photograph does not tell which global skip is meant ({figures}): took --config's"]
+
+
+def _enlargement_psnr(
+  found: ModelConfig, skip: str, tensors: Mapping[str, np.ndarray], names: RRDBNames
+) -> float:
+  """PSNR, dB, of a bundled photograph's crop enlarged by the RRDB with this skip."""
+  encoder = found["encoder"] | {"global_skip": skip}
+  model = build_model(found | {"encoder": encoder, "stages": ()})
+  params = from_state_dict(model, tensors, names)
+  image = read_image(photographs("", "train")[0][1])
+  top, left = ((side - _PHOTOGRAPH_SIZE) // 2 for side in image.shape[:2])
+  hr = image[top : top + _PHOTOGRAPH_SIZE, left : left + _PHOTOGRAPH_SIZE]
+  lr = (bicubic_resize(hr, 1 / model.scale)[None] / 255).astype(np.float32)
+  sr = jax.jit(lambda params: model.apply({"params": params}, lr, method="super_resolve"))(params)
+  error = float(np.mean((np.clip(sr[0], 0, 1) - hr / 255) ** 2))
+  return -10 * math.log10(max(error, 1e-10))

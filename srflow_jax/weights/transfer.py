@@ -1,0 +1,129 @@
+"""Published weights into a workdir, and a workdir's weights into a file of published names."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from srflow_jax.errors import InputError
+from srflow_jax.model import SRFlow, count_parameters
+from srflow_jax.training import checkpoint
+from srflow_jax.training.step import create_state
+from srflow_jax.weights import files, rrdb_names
+from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
+from srflow_jax.weights.published import to_state_dict
+
+Config = ml_collections.ConfigDict
+
+
+def import_weights(
+  source: str, workdir: str, config: Config | None, shipped: Mapping[str, Config]
+) -> str:
+  """Makes a workdir that can be trained on and evaluated, of published weights.
+
+  Args:
+    source: a file that `files.read` takes, or "realesrgan".
+    workdir: the folder to make; it may exist if it is empty.
+    config: the configuration to train on with, whose model the file must hold; None to take the
+      shipped one that is nearest, with the file's model.
+    shipped: those, by name.
+
+  Returns:
+    What to tell the user.
+
+  Raises:
+    InputError: the file or the folder cannot be used. Nothing has then been written.
+  """
+  folder = pathlib.Path(workdir)
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise InputError(f"{folder} exists and is not an empty folder")
+  found = read_checkpoint(source, config.model if config else None)
+  if config is None:
+    name = min(shipped, key=lambda name: len(differences(shipped[name].model, found.model_config)))
+    config = ml_collections.ConfigDict(shipped[name].to_dict())
+    config.model = ml_collections.ConfigDict(found.model_config)
+    settings = f"with the settings of {name}"
+  else:
+    config = ml_collections.ConfigDict(config.to_dict())
+    settings = "with the settings given"
+  config.optim.encoder_init = ""  # it has started
+  _write_run(folder, config, found.params, source)
+  sizes = (f"{part} {count_parameters(tree):,}" for part, tree in found.params.items())
+  return "\n".join(
+    (
+      f"{source}: x{config.model.scale}, {', '.join(sizes)} parameters, global skip from "
+      f"{config.model.encoder.global_skip}; {settings}",
+      *found.notes,
+      f"evaluate it:  python evaluate.py --workdir={workdir}",
+      f"train it on:  python train.py --config=configs/workdir.py:{workdir} --workdir={workdir}",
+    )
+  )
+
+
+def export_weights(workdir: str, file: str) -> str:
+  """Writes the weights of a workdir's latest checkpoint in published names.
+
+  Args:
+    workdir: a run of a flow or of an RRDB.
+    file: the `.safetensors` to write.
+
+  Returns:
+    What to tell the user.
+
+  Raises:
+    InputError: the run cannot be read, or the file cannot be written.
+  """
+  path = pathlib.Path(file)
+  if path.suffix != ".safetensors":
+    raise InputError(f"{path}: must end in .safetensors")
+  if not path.parent.is_dir():
+    raise InputError(f"{path}: no such folder: {path.parent}")
+  run = checkpoint.load_run(workdir)
+  # An RRDB alone gets names that its skip was published with.
+  skip = run.model.encoder_spec.global_skip
+  alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
+  names = rrdb_names.SRFLOW if isinstance(run.model, SRFlow) else alone
+  tensors = to_state_dict(run.model, run.params, names)
+  files.write(path, tensors, run.config.model.to_dict())
+  lines = [f"{path}: {len(tensors)} tensors, the encoder's in {names.label}'s names"]
+  if names.global_skip not in (None, skip):
+    lines.append(
+      f"the encoder's global skip is from {skip}, as the file's header says; other programs that "
+      f"read such names skip from {names.global_skip}"
+    )
+  return "\n".join(lines)
+
+
+def _write_run(
+  folder: pathlib.Path, config: Config, params: Mapping[str, Any], source: str
+) -> None:
+  """Writes a run of 0 steps, whole or not at all, with a note of where it comes from."""
+  partial = None
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+    partial.chmod(0o755)
+    checkpoint.write_config(partial, config)
+    (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
+    state = create_state(config.optim, jax.tree.map(jnp.asarray, dict(params)))
+    with checkpoint.checkpoint_manager(partial, keep=1) as manager:
+      checkpoint.save(manager, state)
+    os.replace(partial, folder)
+  except OSError as error:
+    raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+  finally:
+    if partial is not None:
+      shutil.rmtree(partial, ignore_errors=True)
+
+
+def _origin(source: str) -> dict[str, Any]:
+  paths: Sequence[pathlib.Path] = files.paths(source)
+  return {path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths}
