@@ -92,9 +92,9 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 def checkpoint_manager(workdir: pathlib.Path, keep: int | None = None) -> ocp.CheckpointManager:
   """Orbax's manager of a workdir's checkpoints; `keep` the latest so many (None: all)."""
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-  return ocp.CheckpointManager(
-    (workdir / "checkpoints").resolve(), options=options, item_names=("params", "rest")
-  )
+  handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "rest")}
+  folder = (workdir / "checkpoints").resolve()
+  return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
