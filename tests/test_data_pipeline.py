@@ -249,6 +249,7 @@ def test_no_worker_survives_its_parent(how):
   parent = subprocess.Popen(
     [sys.executable, "-c", textwrap.dedent(program)],
     stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,  # Python's note that it clears up what was left in shared memory
     cwd=pathlib.Path(__file__).resolve().parents[1],
     text=True,
   )

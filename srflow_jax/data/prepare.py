@@ -57,6 +57,8 @@ def prepare(
       finished then is kept.
   """
   out = pathlib.Path(out)
+  if not out.name:
+    raise InputError(f"{out}: not a folder that can be made")
   grid = check_grid(scales, tile, overlap)
   given = {split: inputs for split, inputs in splits.items() if inputs.hr or inputs.lr}
   if not given:

@@ -54,14 +54,18 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
 
 def _record_folder(spec: str) -> pathlib.Path | None:
   """The folder of the TFDS data set that `spec` names, or None if it names no such thing."""
+  if not spec:
+    return None
   if spec.startswith("tfds:"):
     return find_tfds(spec.removeprefix("tfds:"))
   folder = pathlib.Path(spec)
-  begun = folder.with_name(folder.name + INCOMPLETE) if spec else folder
-  if spec and not folder.exists() and begun.exists():
+  if folder.exists():
+    is_set = (folder / INFO_FILE).exists() or folder.name.endswith(INCOMPLETE)
+    return folder if is_set else None
+  begun = folder.with_name(folder.name + INCOMPLETE)
+  if begun.exists():
     raise InputError(f"{folder}: only begun, in {begun}; its prepare command again completes it")
-  is_set = (folder / INFO_FILE).exists() or (folder.exists() and folder.name.endswith(INCOMPLETE))
-  return folder if spec and is_set else None
+  return None
 
 
 def _paired_folders(spec: str, scale: int) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
