@@ -33,8 +33,8 @@ def _parse(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as error:
     _fail(" ".join(str(error).split()))
-  except FileNotFoundError as error:
-    _fail(f"--config: no such file: {error.filename or error}")
+  except OSError as error:
+    _fail(f"--config={_config_path(argv)}: cannot be read: {error.strerror or 'no such file'}")
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     # What ml_collections raises for an unknown or mistyped key, on the command line or in the file.
     reason = " ".join(str(error.args[0] if error.args else error).split())

@@ -111,7 +111,7 @@ def train_step(
 
   trained = {part: state.params[part] for part in parts}
   loss, grads = jax.value_and_grad(mean_loss)(trained)
-  gradient_norm = optax.global_norm(grads)
+  gradient_norm = optax.tree.norm(grads)
   learning_rate = learning_rate_schedule(config.optim, config.num_train_steps)(state.step)
 
   new_params, new_opt_state = {}, {}

@@ -1,0 +1,260 @@
+"""The whole model: published outputs, and the properties of a flow, for every variant."""
+
+import importlib
+import json
+import math
+import pathlib
+
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import VARIANTS, random_images, random_params, small_model
+
+from srflow_jax.errors import InputError
+from srflow_jax.model import (
+  abstract_params,
+  build_model,
+  count_parameters,
+  init_params,
+  pad_to,
+  standard_normal_log_prob,
+)
+from srflow_jax.weights import published
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+# MODEL.md's table; the papers add 276,576 of a layer that nothing uses.
+FLOW_PARAMETERS = {
+  "x4_srflow": 22_567_248,
+  "x4_da": 8_414_064,
+  "x4_da_r": 8_414_064,
+  "x4_da_s": 8_504_736,
+  "x4_da_d": 6_131_008,
+  "x8_srflow": 33_810_400,
+  "x8_da": 13_003_392,
+  "x8_da_r": 13_003_392,
+  "x8_da_s": 14_737_440,
+  "x8_da_d": 9_265_488,
+}
+ENCODER_PARAMETERS = {"x4": 16_697_987, "x8": 16_734_915}
+
+
+def shipped_model(name: str):
+  return build_model(importlib.import_module(f"configs.{name}").get_config().model)
+
+
+@pytest.mark.parametrize("name", FLOW_PARAMETERS)
+def test_parameter_counts_are_the_published_ones(name):
+  params = abstract_params(shipped_model(name))
+  assert count_parameters(params["flow"]) == FLOW_PARAMETERS[name]
+  assert count_parameters(params["encoder"]) == ENCODER_PARAMETERS[name[:2]]
+
+
+def golden(case: str, folder: pathlib.Path):
+  """(model, params, arrays) of one golden case."""
+  meta = json.loads((folder / f"{case}.json").read_text())
+  variant, scale = case.rsplit("_", 1)
+  model = shipped_model(f"{scale}_{variant}")
+  state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])
+  params = jax.tree.map(jnp.asarray, published.from_state_dict(model, state_dict))
+  return model, params, dict(np.load(folder / f"{case}.npz"))
+
+
+@pytest.mark.parametrize("case", [f"{variant}_x4" for variant in VARIANTS])
+def test_golden_case(case, request):
+  """Latents, samples, likelihoods and encoder maps of the published model."""
+  stored_here = (DATA / f"{case}.npz").exists()
+  folder = DATA if stored_here else request.getfixturevalue("shared") / "golden"
+  model, params, data = golden(case, folder)
+
+  @jax.jit
+  def everything(params):
+    def call(*args, method):
+      return model.apply({"params": params}, *args, method=method)
+
+    context = call(data["lr"], method="condition")
+    latents, log_det = call(data["gt"], context, method="forward_and_log_det")
+    drawn = tuple(data[f"sr_latent{i}"] for i in range(len(latents)))
+    sr, inverse_log_det = call(drawn, context, method="inverse_and_log_det")
+    zeros = jax.tree.map(jnp.zeros_like, latents)
+    maps = {f"latent{i}": latent for i, latent in enumerate(latents)} | {
+      "sr": sr,
+      "sr_tau0": call(zeros, context, method="inverse_and_log_det")[0],
+      "rrdb_out": call(data["lr"], method="super_resolve"),
+      "last_lr_feature": call(data["lr"], method=lambda m, lr: m.encoder.trunk(lr)[0]),
+    }
+    log_prob = log_det + standard_normal_log_prob(latents)
+    sums = {"log_det": log_det, "log_prob": log_prob, "sr_inverse_log_det": inverse_log_det}
+    return maps, sums
+
+  maps, sums = everything(params)
+  tolerance = 1e-3 if case == "srflow_x4" else 1e-4
+  for name, value in maps.items():
+    np.testing.assert_allclose(value, data[name], rtol=0, atol=tolerance, err_msg=name)
+  for name, value in sums.items():
+    np.testing.assert_allclose(value, data[name], rtol=1e-5, err_msg=name)
+  nll = -sums["log_prob"] / (math.log(2) * data["gt"][0, ..., 0].size)
+  np.testing.assert_allclose(nll, data["nll_bits_per_pixel"], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture(scope="module", params=[f"x{s}_{v}" for s in (4, 8) for v in VARIANTS])
+def flow(request, float64):
+  """A small flow of a variant: its inputs and what it makes of them, in float64."""
+  model = small_model(request.param)
+  params = random_params(model)
+  # Odd where the flow's squeezes allow it: SRFlow's go below LR resolution, so it is padded.
+  hr, lr = random_images(model, lr_size=(3, 2) if request.param[:2] == "x4" else (1, 2))
+
+  def forward(params, hr, context):
+    return model.apply({"params": params}, hr, context, method="forward_and_log_det")
+
+  @jax.jit
+  def everything(params, hr, lr):
+    context = model.apply({"params": params}, lr, method="condition")
+    latents, log_det = forward(params, hr, context)
+    back, inverse_log_det = model.apply(
+      {"params": params}, latents, context, method="inverse_and_log_det"
+    )
+    return context, latents, log_det, back, inverse_log_det
+
+  return model, params, forward, hr, lr, everything(params, hr, lr)
+
+
+def test_flow_round_trips_and_its_log_dets_cancel(flow):
+  *_, hr, _, (_, _, log_det, back, inverse_log_det) = flow
+  np.testing.assert_allclose(back, hr, atol=1e-9)
+  np.testing.assert_allclose(log_det + inverse_log_det, 0, atol=1e-9 * abs(log_det).max())
+
+
+def test_flow_log_det_is_the_jacobians(flow):
+  _, params, forward, hr, _, (context, _, log_det, _, _) = flow
+  if context.hr_size != context.padded_size:  # then hr → latents is not square: pad first
+    hr = np.asarray(pad_to(jnp.asarray(hr), context.padded_size))
+    context = context.replace(hr_size=context.padded_size)
+
+  @jax.jit
+  @jax.jacfwd
+  def jacobian(flat):
+    latents, _ = forward(params, flat.reshape(hr.shape), context)
+    return jnp.concatenate([latent.ravel() for latent in latents])
+
+  np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian(hr.ravel()))[1], atol=1e-6)
+
+
+def test_every_parameter_gets_a_gradient(flow):
+  model, params, _, hr, lr, _ = flow
+
+  @jax.jit
+  @jax.grad
+  def gradient(params):
+    log_prob, sr = model.apply({"params": params}, hr, lr, method="every_layer")
+    return jnp.sum(log_prob) + jnp.sum(sr**2)
+
+  for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params)):
+    assert np.all(np.isfinite(leaf)) and np.any(leaf != 0), jax.tree_util.keystr(path)
+
+
+@pytest.fixture(scope="module")
+def small():
+  """A small float32 model with a method `call(name, *args)`."""
+  model = small_model("x4_srflow")  # its squeezes go below LR resolution, so odd sizes are padded
+  params = random_params(model, dtype=np.float32)
+
+  def call(method, *args, **kwargs):
+    return model.apply({"params": params}, *args, **kwargs, method=method)
+
+  return model, call
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1)])
+def test_any_image_size(small, size):
+  model, call = small
+  hr, lr = random_images(model, size, dtype=np.float32)
+  context = call("condition", lr)
+  latents, _ = call("forward_and_log_det", hr, context)
+  assert [z.shape for z in latents] == [
+    z.shape for z in call("latents_at", jax.random.key(0), context, 1.0)
+  ]
+  np.testing.assert_allclose(call("inverse_and_log_det", latents, context)[0], hr, atol=1e-4)
+
+
+def test_wrong_hr_size_is_refused(small):
+  model, call = small
+  hr, lr = random_images(model, (4, 4), dtype=np.float32)
+  with pytest.raises(ValueError, match="its LR image asks for"):
+    call("forward_and_log_det", hr[:, :-4], call("condition", lr))
+
+
+def test_samples_do_not_depend_on_how_they_are_batched(small):
+  model, call = small
+  _, lr = random_images(model, (4, 4), batch=2, dtype=np.float32)
+  key = jax.random.key(3)
+  samples = call("sample", key, lr, 0.8, 3)
+  assert samples.shape == (3, 2, 16, 16, 3)
+  context = call("condition", lr)
+  for i in range(3):
+    one = call("sample_from_context", key, context, 0.8, 1, first=i)
+    np.testing.assert_allclose(samples[i], one[0], atol=1e-5)
+  assert np.abs(samples[0] - samples[1]).max() > 1e-3  # samples differ
+  zero = call("sample", key, lr, 0.0, 2)
+  np.testing.assert_allclose(zero[0], zero[1], atol=1e-6)  # at temperature 0 they do not
+
+
+def test_samples_follow_the_density(small):
+  """Latents of samples at temperature 1 are standard normal, so log_prob tells their density."""
+  model, call = small
+  _, lr = random_images(model, (8, 8), batch=2, dtype=np.float32)
+  context = call("condition", lr)
+  hr = call("sample_from_context", jax.random.key(0), context, 1.0, 1)[0]
+  latents, _ = call("forward_and_log_det", hr, context)
+  values = np.concatenate([z.ravel() for z in latents])
+  assert abs(values.mean()) < 5 / values.size**0.5 and abs(values.std() - 1) < 5 / values.size**0.5
+
+
+@pytest.mark.parametrize("scale, squeezes", [(2, (2, 2)), (16, (2, 2, 2, 2))])
+def test_scales_without_a_published_model(scale, squeezes):
+  model = small_model("x4_da")
+  stages = tuple(
+    model.stage_specs[0].__class__(s, 1, 1, split=i < len(squeezes) - 1)
+    for i, s in enumerate(squeezes)
+  )
+  model = model.clone(scale=scale, stage_specs=stages)
+  hr, lr = random_images(model, (3, 5), dtype=np.float32)
+  params = init_params(model, jax.random.key(0), hr, lr)
+  context = model.apply({"params": params}, lr, method="condition")
+  latents, _ = model.apply({"params": params}, hr, context, method="forward_and_log_det")
+  back, _ = model.apply({"params": params}, latents, context, method="inverse_and_log_det")
+  np.testing.assert_allclose(back, hr, atol=1e-4)
+
+
+def test_given_parameters_are_kept():
+  model = small_model("x4_da")
+  hr, lr = random_images(model, (4, 4), dtype=np.float32)
+  given = {"encoder": random_params(model, dtype=np.float32)["encoder"]}
+  params = init_params(model, jax.random.key(0), hr, lr, given)
+  jax.tree.map(np.testing.assert_array_equal, params["encoder"], given["encoder"])
+  assert set(params) == {"encoder", "flow"}
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"scale": 3}, "model.scale is 3"),
+    ({"stages": ({"squeeze": 2, "transition_steps": 1, "steps": 1, "split": True},)}, "no split"),
+    ({"stages": ({"squeeze": 2, "transition_steps": 1, "stepz": 1, "split": False},)}, "stepz"),
+    ({"stages": ({"squeeze": 2, "transition_steps": 1, "split": False},)}, "missing key"),
+    ({"stages": ({"squeeze": 3, "transition_steps": 1, "steps": 1, "split": False},)}, "squeeze"),
+  ],
+)
+def test_a_bad_model_is_refused_by_name(change, message):
+  config = importlib.import_module("configs.tiny").get_config().model.to_dict()
+  with pytest.raises(InputError, match=message):
+    build_model(config | change)

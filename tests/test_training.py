@@ -1,0 +1,248 @@
+"""Training: the published optimisation, what is skipped, what is resumed, what is refused."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from srflow_jax.errors import InputError
+from srflow_jax.model import build_model, init_params
+from srflow_jax.training import checkpoint
+from srflow_jax.training.loop import train
+from srflow_jax.training.step import create_state, learning_rate_schedule, make_train_step
+from srflow_jax.weights import published
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DATA = pathlib.Path(__file__).parent / "data"
+
+
+def load_config(name: str):
+  return importlib.import_module(f"configs.{name}").get_config()
+
+
+def micro_config():
+  """A configuration that compiles in seconds, on the bundled photographs."""
+  config = load_config("tiny")
+  config.model.encoder.update(width=4, growth=2, num_blocks=1, taps=(0,))
+  config.model.conditioner.update(width=4, num_hidden=1)
+  config.model.stages = (
+    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": True},
+    {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": False},
+  )
+  config.optim.decay_at = ()  # so that a run cut short has the rates of the whole
+  config.data.update(hr_patch=16, batch_size=2, val_patches=2)
+  config.update(num_train_steps=4, log_every_steps=2, eval_every_steps=4, checkpoint_every_steps=2)
+  return config
+
+
+def test_published_training_run():
+  """Six Adam steps on the golden batch: the published losses and gradient norms."""
+  case = json.loads((DATA / "train_da_x4.json").read_text())
+  meta = json.loads((DATA / "da_x4.json").read_text())
+  arrays = np.load(DATA / "da_x4.npz")
+  config = load_config("x4_da")
+  config.data.noise_std = 0.0
+  config.optim.learning_rate = 1e-4
+  model = build_model(config.model)
+  state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])
+  params = jax.tree.map(jnp.asarray, published.from_state_dict(model, state_dict))
+  state = create_state(config.optim, params)
+  step = make_train_step(model, config, parts=("flow",))
+  # The step takes 8-bit images; the golden ones are floats, which it divides by 255 all the same.
+  batch = {"hr": 255 * arrays["gt"], "lr": 255 * arrays["lr"]}
+  nll, norms = [], []
+  for _ in case["nll_bits_per_pixel"]:
+    state, metrics = step(state, batch)
+    nll.append(float(metrics["nll"]))
+    norms.append(float(metrics["gradient_norm"]))
+  np.testing.assert_allclose(nll, case["nll_bits_per_pixel"], rtol=1e-3)
+  np.testing.assert_allclose(norms, case["flow_gradient_norm"], rtol=1e-2)
+
+
+def micro_state(config, seed=0):
+  model = build_model(config.model)
+  rng = np.random.default_rng(seed)
+  batch = {
+    "hr": rng.integers(0, 256, (2, 16, 16, 3), np.uint8),
+    "lr": rng.integers(0, 256, (2, 4, 4, 3), np.uint8),
+  }
+  hr, lr = (batch[name] / np.float32(255) for name in ("hr", "lr"))
+  params = init_params(model, jax.random.key(0), hr, lr)
+  return model, create_state(config.optim, params), batch
+
+
+def copied(tree):
+  return jax.tree.map(np.array, tree)
+
+
+def assert_equal(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_what_is_not_finite_is_skipped_and_counted():
+  config = micro_config()
+  model, state, batch = micro_state(config)
+  step = make_train_step(model, config, ("encoder", "flow"))
+  before = copied(state)
+  bad = {"hr": batch["hr"].astype(np.float32), "lr": batch["lr"]}
+  bad["hr"][0, 0, 0, 0] = np.nan
+  for i in (1, 2):
+    state, metrics = step(state, bad)
+    assert int(metrics["skipped"]) == int(metrics["skipped_in_a_row"]) == i
+  assert_equal((state.params, state.opt_state), (before.params, before.opt_state))
+  assert int(state.step) == 2
+  state, metrics = step(state, {"hr": batch["hr"].astype(np.float32), "lr": batch["lr"]})
+  assert int(metrics["skipped"]) == 2 and int(metrics["skipped_in_a_row"]) == 0
+  moved = jax.tree.map(lambda a, b: np.any(a != b), copied(state.params), before.params)
+  assert any(jax.tree.leaves(moved))
+
+
+def test_a_frozen_encoder_stays():
+  config = micro_config()
+  model, state, batch = micro_state(config)
+  before = copied(state)
+  state, _ = make_train_step(model, config, ("flow",))(state, batch)
+  assert_equal(state.params["encoder"], before.params["encoder"])
+  assert_equal(state.opt_state["encoder"], before.opt_state["encoder"])
+
+
+def test_learning_rate_is_halved_at_the_published_steps():
+  schedule = learning_rate_schedule(load_config("x4_da").optim, 200_000)
+  steps = [0, 99_999, 100_001, 150_001, 180_001, 190_001]
+  rates = [2e-4, 2e-4, 1e-4, 5e-5, 2.5e-5, 1.25e-5]
+  np.testing.assert_allclose([schedule(step) for step in steps], rates, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A finished run of four steps: (config, workdir, final state)."""
+  workdir = tmp_path_factory.mktemp("run") / "workdir"
+  config = micro_config()
+  state = copied(train(config, str(workdir)))
+  return config, workdir, state
+
+
+def test_a_run_leaves_what_evaluation_needs(run):
+  config, workdir, state = run
+  loaded = checkpoint.load_run(workdir)
+  assert loaded.step == 4
+  assert loaded.config.to_dict() == json.loads(json.dumps(config.to_dict()))
+  assert_equal(copied(loaded.params), state.params)
+
+
+def test_a_run_is_seen_in_tensorboard(run):
+  _, workdir, _ = run
+  (file,) = workdir.glob("events.out.tfevents.*")
+  data, at, tags = file.read_bytes(), 0, set()
+  while at < len(data):  # TFRecord: length, its checksum, the event, its checksum
+    length = int.from_bytes(data[at : at + 8], "little")
+    event = Event.FromString(data[at + 12 : at + 12 + length])
+    tags |= {value.tag for value in event.summary.value}
+    at += length + 16
+  assert {"train/nll", "train/learning_rate", "train/skipped"} <= tags
+  assert any(tag.startswith("validation/") for tag in tags)
+
+
+def test_an_interrupted_run_ends_as_the_whole_one(run, tmp_path):
+  """Two steps, then a new process's two more: the same parameters, bit for bit."""
+  config, _, whole = run
+  first = config.copy_and_resolve_references()
+  first.num_train_steps = 2
+  train(first, str(tmp_path))
+  state = train(config, str(tmp_path))
+  assert_equal(copied(state), whole)
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("data.hr_patch", 18, "hr_patch is 18"),
+    ("data.batch_size", 0, "batch_size is 0"),
+    ("data.train_dir", "/nowhere", "/nowhere"),
+    ("log_every_steps", 0, "log_every_steps is 0"),
+    ("model.scale", 5, "model.scale is 5"),
+  ],
+)
+def test_bad_configurations_are_refused_before_anything_is_written(field, value, message, tmp_path):
+  config = micro_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(InputError, match=message):
+    train(config, str(tmp_path / "workdir"))
+  assert not (tmp_path / "workdir").exists()
+
+
+def test_another_configuration_on_an_old_workdir_is_refused(run):
+  config, workdir, _ = run
+  config = config.copy_and_resolve_references()
+  config.optim.learning_rate = 0.5
+  with pytest.raises(InputError, match=r"optim.learning_rate: 0.001 → 0.5"):
+    train(config, str(workdir))
+
+
+def test_bad_workdirs_are_refused(run, tmp_path):
+  _, workdir, _ = run
+  with pytest.raises(InputError, match="no such workdir"):
+    checkpoint.load_run(tmp_path / "none")
+  with pytest.raises(InputError, match="holds no config"):
+    checkpoint.load_run(tmp_path)
+  config = json.loads((workdir / "config.json").read_text())
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(InputError, match="no checkpoint in"):
+    checkpoint.load_run(tmp_path)
+  (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+  config["model"]["conditioner"]["width"] = 5
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(InputError, match="another configuration"):
+    checkpoint.load_run(tmp_path)
+
+
+def command(*args: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+  )
+
+
+@pytest.mark.parametrize(
+  "flags, named",
+  [
+    (["--config=configs/none.py"], "configs/none.py"),
+    (["--config=configs/tiny.py", "--config.modle.scale=4"], "modle"),
+    (["--config=configs/tiny.py", "--config.model.stages[0].stepz=4"], "stepz"),
+    (["--config=configs/tiny.py", "--config.data.batch_size=many"], "batch_size"),
+    (["--config=configs/tiny.py", "--config.data.train_dir=/nowhere"], "/nowhere"),
+    (["--config=configs/tiny.py", "--workdirr=x"], "workdirr"),
+    ([], "config"),
+  ],
+)
+def test_the_command_line_reports_mistakes_in_one_line(flags, named, tmp_path):
+  result = command("train.py", f"--workdir={tmp_path / 'w'}", *flags)
+  assert result.returncode == 2
+  lines = [line for line in result.stderr.splitlines() if line]
+  assert len(lines) == 1 and lines[0].startswith("error: ") and named in lines[0], result.stderr
+  assert not (tmp_path / "w").exists()
+
+
+def test_a_misspelt_key_in_a_config_file_is_named(tmp_path):
+  config = tmp_path / "mine.py"
+  config.write_text(
+    "from configs import base\n\ndef get_config():\n  config = base.get_config()\n"
+    "  config.optim.learning_rat = 1.0\n  return config\n"
+  )
+  result = command("train.py", f"--workdir={tmp_path / 'w'}", f"--config={config}")
+  assert result.returncode == 2
+  assert "line 5" in result.stderr and "learning_rat" in result.stderr
+  assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_no_other_framework_is_imported():
+  modules = "srflow_jax.training.loop, srflow_jax.evaluation.run, srflow_jax.model"
+  code = f"import sys, {modules}; print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
+  assert command("-c", code).stdout.strip() == "[]"
