@@ -6,9 +6,11 @@ Sources, made in a temporary folder from mosaics of the photographs, as large as
 (2040x1356): the folder itself, decoded on the fly; tiles that `prepare_data.py` makes of it; and a
 TFDS set laid out as `div2k/bicubic_x4`, whole PNGs on ArrayRecord. Crops of 160, x4, batches of 12,
 flipped; nothing is trained meanwhile. A round times every source and worker count once; the table
-gives medians over rounds, and the memory that a worker has for itself.
+gives medians over rounds, CPU time (which depends less on what else the machine does), and the
+memory that a worker has for itself. Linux only.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from multiprocessing import active_children
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -48,37 +51,50 @@ def main(argv: list[str]) -> None:
   del argv
   with tempfile.TemporaryDirectory() as folder:
     sources = _make_sources(pathlib.Path(folder))
-    cells = [(source, int(workers)) for source in sources for workers in _WORKERS.value]
-    rates = {cell: [] for cell in cells}
-    memory = {cell: 0.0 for cell in cells}
+    figures = {(source, int(workers)): [] for source in sources for workers in _WORKERS.value}
     for _ in range(_ROUNDS.value):
-      for source, workers in cells:
-        rate, megabytes = _measure(sources[source], workers)
-        rates[source, workers].append(rate)
-        memory[source, workers] = max(memory[source, workers], megabytes)
-  rows = [
-    {
-      "source": source,
-      "workers": workers,
-      "pairs_per_second": round(statistics.median(rates[source, workers]), 1),
-      "slowest": round(min(rates[source, workers]), 1),
-      "fastest": round(max(rates[source, workers]), 1),
-      "worker_mb": round(memory[source, workers]),
-    }
-    for source, workers in cells
-  ]
+      for (source, workers), taken in figures.items():
+        taken.append(_measure(sources[source], workers))
+  rows = [_summarize(*cell, taken) for cell, taken in figures.items()]
   print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-  print("| source | workers | pairs a second | slowest to fastest | MB a worker |")
-  print("|---|---|---|---|---|")
+  print("| source | workers | pairs a second | slowest to fastest | CPU ms a pair | MB a worker |")
+  print("|---|---|---|---|---|---|")
   for row in rows:
-    spread = f"{row['slowest']:.0f} to {row['fastest']:.0f}"
-    memory_text = row["worker_mb"] if row["workers"] else "-"
+    memory = f"{row['worker_mb']:.0f}" if row["workers"] else "-"
     print(
-      f"| {row['source']} | {row['workers']} | {row['pairs_per_second']:.0f} | {spread} | "
-      f"{memory_text} |"
+      f"| {row['source']} | {row['workers']} | {row['pairs_per_second']:.0f} | "
+      f"{row['slowest']:.0f} to {row['fastest']:.0f} | {row['cpu_ms_per_pair']:.2f} | {memory} |"
     )
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(rows, indent=1))
+
+
+class Figures(NamedTuple):
+  """One measurement.
+
+  Attributes:
+    rate: pairs a second.
+    cpu_ms: milliseconds of CPU time that a pair takes, all processes together; unlike the rate it
+      hardly depends on what else the machine does.
+    worker_mb: memory that the largest worker shares with no other process.
+  """
+
+  rate: float
+  cpu_ms: float
+  worker_mb: float
+
+
+def _summarize(source: str, workers: int, taken: list[Figures]) -> dict[str, Any]:
+  rates = [figures.rate for figures in taken]
+  return {
+    "source": source,
+    "workers": workers,
+    "pairs_per_second": round(statistics.median(rates), 1),
+    "slowest": round(min(rates), 1),
+    "fastest": round(max(rates), 1),
+    "cpu_ms_per_pair": round(statistics.median(figures.cpu_ms for figures in taken), 3),
+    "worker_mb": round(max(figures.worker_mb for figures in taken)),
+  }
 
 
 def _make_sources(folder: pathlib.Path) -> dict[str, str]:
@@ -131,8 +147,7 @@ def _prepare_tfds(folder: pathlib.Path, images: list[np.ndarray]) -> None:
   Div2k(data_dir=folder, config="bicubic_x4", file_format="array_record").download_and_prepare()
 
 
-def _measure(source: str, workers: int) -> tuple[float, float]:
-  """Pairs a second, and the megabytes of the largest worker."""
+def _measure(source: str, workers: int) -> Figures:
   config = ml_collections.ConfigDict(
     dict(
       train_dir=source,
@@ -146,30 +161,38 @@ def _measure(source: str, workers: int) -> tuple[float, float]:
       val_patches=_BATCH,
     )
   )
-  batches = make_train_iterator(config, _SCALE, seed=0)
-  _consume(batches, 1)  # the workers start
-  _consume(batches, _SECONDS.value)  # what was read ahead meanwhile is used up
-  rate = _consume(batches, _SECONDS.value)
-  memory = [_private_megabytes(child.pid) for child in active_children()]
-  batches.close()
-  return rate, max(memory, default=0.0)
+  with contextlib.closing(make_train_iterator(config, _SCALE, seed=0)) as batches:
+    _consume(batches, 1)  # the workers start
+    _consume(batches, _SECONDS.value)  # what was read ahead meanwhile is used up
+    workers_pids = [child.pid for child in active_children()]
+    cpu_before = _cpu_seconds(workers_pids)
+    pairs, seconds = _consume(batches, _SECONDS.value)
+    cpu = _cpu_seconds(workers_pids) - cpu_before
+    memory = max(map(_private_megabytes, workers_pids), default=0.0)
+  return Figures(pairs / seconds, cpu / pairs * 1e3, memory)
 
 
-def _consume(batches: Iterator, seconds: float) -> float:
-  """Takes batches for so many seconds, at least four, and returns pairs a second."""
+def _consume(batches: Iterator, seconds: float) -> tuple[int, float]:
+  """Takes batches for so many seconds, at least four; pairs and seconds that it was."""
   count, start = 0, time.perf_counter()
   while (elapsed := time.perf_counter() - start) < seconds or count < 4:
     next(batches)
     count += 1
-  return count * _BATCH / elapsed
+  return count * _BATCH, elapsed
+
+
+def _cpu_seconds(worker_pids: list[int]) -> float:
+  """CPU time of this process and of its workers (Linux)."""
+  ticks = 0
+  for pid in worker_pids:
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    ticks += int(fields[11]) + int(fields[12])  # utime, stime
+  return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _private_megabytes(pid: int) -> float:
   """Memory that no other process shares (Linux)."""
-  try:
-    lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-  except OSError:
-    return float("nan")
+  lines = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
   return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
 
