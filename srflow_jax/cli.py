@@ -29,16 +29,16 @@ def _config_path(argv: list[str]) -> str:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  config = _config_path(argv)
+  if config and not os.path.isfile(config):
+    _fail(f"--config={config}: no such file")
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
     _fail(" ".join(str(error).split()))
-  except OSError as error:
-    _fail(f"--config={_config_path(argv)}: cannot be read: {error.strerror or 'no such file'}")
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     # What ml_collections raises for an unknown or mistyped key, on the command line or in the file.
     reason = " ".join(str(error.args[0] if error.args else error).split())
-    config = _config_path(argv)
     lines = [
       frame.lineno
       for frame in traceback.extract_tb(error.__traceback__)
