@@ -5,6 +5,7 @@ ask of it as much as you like: `model.apply({"params": params}, ..., method="NAM
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -283,6 +284,14 @@ def init_params(
 
 def abstract_params(model: Model) -> dict[str, Any]:
   """The tree of a model's parameters as shapes and types; computes nothing."""
+  tree = _traced_params(model, jax.config.jax_enable_x64)
+  return jax.tree.map(lambda leaf: leaf, tree)  # a copy: the caller may change it
+
+
+@functools.lru_cache(maxsize=8)
+def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
+  # Tracing a published flow takes seconds, and loading a run asks several times. Types of
+  # parameters depend on JAX's x64 setting, hence the second argument.
   size = 2 * model.scale * model.lr_multiple
   hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)

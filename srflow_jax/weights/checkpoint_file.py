@@ -62,10 +62,12 @@ def read_checkpoint(
     names = recognise_names(tensors)
     if encoder_only:
       tensors = {n: array for n, array in tensors.items() if not n.startswith(FLOW_PREFIX)}
-    found = recognise(tensors, names)
-    own = facts.get("model", {}).get("encoder", {})
-    notes = _settle_taps(found, own, given)
-    notes += _settle_skip(found, facts | own, given, tensors, names)
+    found = _own_model(facts["model"]) if "model" in facts else recognise(tensors, names)
+    if encoder_only:
+      found |= {"stages": (), "encoder": found["encoder"] | {"taps": ()}}
+    if "global_skip" in facts:
+      found["encoder"]["global_skip"] = facts["global_skip"]
+    notes = _settle_taps(found, given) + _settle_skip(found, given, tensors, names)
     if given is not None and (lines := differences(given, found, encoder_only)):
       raise InputError("\n".join(lines))
     params = from_state_dict(build_model(found), tensors, names)
@@ -114,16 +116,20 @@ def _flat(value: Any, field: str) -> dict[str, Any]:
   return {key: leaf for name, item in inner for key, leaf in _flat(item, name).items()}
 
 
-def _settle_taps(
-  found: ModelConfig, own: Mapping[str, Any], given: Mapping[str, Any] | None
-) -> list[str]:
-  """Fills in which blocks the flow sees: as the file, the configuration or the papers say."""
+def _own_model(block: Any) -> ModelConfig:
+  """The `model` block that our export wrote, if it is one."""
+  try:
+    build_model(block)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise InputError(f"its header's {files.MODEL_KEY} is damaged: {error!r}") from None
+  return block
+
+
+def _settle_taps(found: ModelConfig, given: Mapping[str, Any] | None) -> list[str]:
+  """Fills in which blocks the flow sees, if need be: as the configuration or the papers say."""
   encoder = found["encoder"]
   number = len(encoder["taps"])
-  if not found["stages"]:
-    return []
-  if "taps" in own:
-    encoder["taps"] = tuple(own["taps"])
+  if None not in encoder["taps"]:
     return []
   if given is not None:
     encoder["taps"] = tuple(given["encoder"]["taps"])
@@ -142,14 +148,12 @@ def _settle_taps(
 
 def _settle_skip(
   found: ModelConfig,
-  own: Mapping[str, Any],
   given: Mapping[str, Any] | None,
   tensors: Mapping[str, np.ndarray],
   names: RRDBNames,
 ) -> list[str]:
-  """Fills in where the skip starts: as the file says, or else as a photograph looks best."""
+  """Fills in where the skip starts, if need be: as a photograph looks better."""
   encoder = found["encoder"]
-  encoder["global_skip"] = own.get("global_skip", encoder["global_skip"])
   if encoder["global_skip"] is not None:
     return []
   psnr = {skip: _enlargement_psnr(found, skip, tensors, names) for skip in GLOBAL_SKIPS}
