@@ -248,7 +248,7 @@ def test_lr_alone(lr_dir):
 
 
 def test_without_folders_those_of_the_configuration(hr_dir, lr_dir, tmp_path):
-  assert [image.name for image in find_images(SCALE, "", "")] == ["chelsea", "coffee"]
+  assert [image.name for image in find_images(SCALE, "", "")] == ["chelsea", "rocket"]
   assert validation_folders("") == ("", "")
   assert validation_folders(str(hr_dir)) == (str(hr_dir), "")
   assert validation_folders(f"{hr_dir}:{lr_dir}") == (str(hr_dir), str(lr_dir))

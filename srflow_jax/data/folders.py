@@ -15,8 +15,8 @@ File = TypeVar("File")
 # Photographs in scikit-image's wheel (colour, natural, no download). The two motorcycles are a
 # stereo pair, hence both on one side.
 BUNDLED = {
-  "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg"),
-  "validation": ("chelsea.png", "coffee.png"),
+  "train": ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png"),
+  "validation": ("chelsea.png", "rocket.jpg"),
 }
 
 
