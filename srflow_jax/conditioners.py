@@ -7,15 +7,14 @@ computed once for an LR image, by whoever holds the features (`srflow_jax.flow`)
 """
 
 import dataclasses
-import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from srflow_jax.convolutions import conv, normal_init
+
 Array = jax.Array
-Initializer = Callable[..., Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,22 +42,6 @@ class ConditionerSpec:
       )
     if self.residual_every < 0 or (self.residual_every and self.num_hidden % self.residual_every):
       raise ValueError(f"conditioner's residual_every must divide num_hidden: {self}")
-
-
-def normal_init(stddev: float) -> Initializer:
-  """Kernels from N(0, stddev²), drawn flat, which on a CPU compiles many times faster."""
-
-  def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-    return stddev * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
-
-  return init
-
-
-def conv(x: Array, kernel: Array) -> Array:
-  """Convolves x `[B, H, W, C]` with kernel `[k, k, C, O]`, zero-padded to the same size."""
-  return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
 
 
 class ZeroConv(nn.Module):

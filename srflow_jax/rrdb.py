@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.conditioners import conv, normal_init
+from srflow_jax.convolutions import conv, conv_upsampled, normal_init, upsample_nearest
 
 Array = jax.Array
 
@@ -63,22 +63,15 @@ class Features:
   taps: Array
   repeat: int = flax.struct.field(pytree_node=False)
 
-  def stacked(self) -> Array:
-    """The features as one array."""
-    return jnp.concatenate([self.own, upsample_nearest(self.taps, self.repeat)], -1)
-
   def convolve(self, kernel: Array) -> Array:
     """Convolves the features with a 3x3 kernel `[3, 3, feature_channels, O]`."""
-    return conv(self.stacked(), kernel)
-
-
-def upsample_nearest(x: Array, factor: int) -> Array:
-  """Enlarges `[B, h, w, C]` to `[B, h*factor, w*factor, C]` by repeating pixels."""
-  if factor == 1:
-    return x
-  b, h, w, c = x.shape
-  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, factor, w, factor, c))
-  return x.reshape(b, h * factor, w * factor, c)
+    width = self.own.shape[-1]
+    if kernel.shape[2] == width:  # no taps
+      return conv(self.own, kernel)
+    if self.repeat == 1:
+      return conv(jnp.concatenate([self.own, self.taps], -1), kernel)
+    taps = conv_upsampled(self.taps, kernel[:, :, width:], self.repeat)
+    return conv(self.own, kernel[:, :, :width]) + taps
 
 
 def leaky_relu(x: Array) -> Array:

@@ -1,5 +1,6 @@
 """The whole model: published outputs, and the properties of a flow, for every variant."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -167,6 +168,8 @@ def small():
   """A small float32 model with a method `call(name, *args)`."""
   model = small_model("x4_srflow")  # its squeezes go below LR resolution, so odd sizes are padded
   params = random_params(model, dtype=np.float32)
+  # With larger kernels, scales near 0 make some samples such that float32 cannot invert them.
+  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim == 4 else leaf, params)
 
   def call(method, *args, **kwargs):
     return model.apply({"params": params}, *args, **kwargs, method=method)
@@ -208,6 +211,20 @@ def test_samples_do_not_depend_on_how_they_are_batched(small):
   np.testing.assert_allclose(zero[0], zero[1], atol=1e-6)  # at temperature 0 they do not
 
 
+def test_noise_of_a_tile_is_the_image_s_there(small):
+  model, call = small
+  multiple = model.lr_multiple
+  _, lr = random_images(model, (4 * multiple, 6 * multiple), dtype=np.float32)
+  whole = call("latents_at", jax.random.key(0), call("condition", lr), 0.8)
+  top, left = 2 * multiple, 3 * multiple
+  tile = call("condition", lr[:, top : top + multiple, left:])
+  tile = call("latents_at", jax.random.key(0), tile, 0.8, (top, left))
+  for window, latent in zip(tile, whole, strict=True):
+    down = lr.shape[1] * model.scale / latent.shape[1]
+    row, column = (int(side * model.scale / down) for side in (top, left))
+    np.testing.assert_array_equal(window, latent[:, row : row + window.shape[1], column:])
+
+
 def test_samples_follow_the_density(small):
   """Latents of samples at temperature 1 are standard normal, so log_prob tells their density."""
   model, call = small
@@ -222,6 +239,7 @@ def test_samples_follow_the_density(small):
 @pytest.mark.parametrize("scale, squeezes", [(2, (2, 2)), (16, (2, 2, 2, 2))])
 def test_scales_without_a_published_model(scale, squeezes):
   model = small_model("x4_da")
+  model = model.clone(encoder_spec=dataclasses.replace(model.encoder_spec, taps=()))
   stages = tuple(
     model.stage_specs[0].__class__(s, 1, 1, split=i < len(squeezes) - 1)
     for i, s in enumerate(squeezes)
