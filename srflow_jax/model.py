@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
 from srflow_jax.flow import ConditionalFlow, Latents, StageContext, StageSpec
+from srflow_jax.noise import normal_field
 from srflow_jax.rrdb import Encoder, EncoderSpec
 
 Array = jax.Array
+Origin = tuple[int | Array, int | Array]  # row and column of an LR pixel
 
 
 @flax.struct.dataclass
@@ -131,29 +133,51 @@ class SRFlow(nn.Module):
     """What training minimises, `[B]`: the nll."""
     return self.nll(hr, lr)
 
-  def latents_at(self, key: Array, context: Context, temperature: float | Array) -> Latents:
-    """Draws one set of latents of standard deviation `temperature` for the context's batch."""
+  def latents_at(
+    self, key: Array, context: Context, temperature: float | Array, origin: Origin = (0, 0)
+  ) -> Latents:
+    """Draws one set of latents of standard deviation `temperature` for the context's batch.
+
+    They are windows of fields over the whole plane: `origin` says where.
+    """
     shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
     keys = jax.random.split(key, len(shapes))
-    return tuple(
-      # Drawn flat: an N-dimensional draw has the same values and compiles slowly on a CPU.
-      temperature * jax.random.normal(k, (math.prod(shape),)).reshape(shape)
-      for k, shape in zip(keys, shapes, strict=True)
-    )
+
+    def draw(k: Array, shape: tuple[int, ...]) -> Array:
+      downscale = context.padded_size[0] // shape[1]
+      corner = (side * self.scale // downscale for side in origin)
+      return temperature * normal_field(k, shape, *corner)
+
+    return tuple(draw(k, shape) for k, shape in zip(keys, shapes, strict=True))
 
   def sample_from_context(
-    self, key: Array, context: Context, temperature: float | Array, num_samples: int, first: int = 0
+    self,
+    key: Array,
+    context: Context,
+    temperature: float | Array,
+    num_samples: int,
+    first: int | Array = 0,
+    origin: Origin = (0, 0),
   ) -> Array:
     """Draws samples number `first` to `first + num_samples` of a key.
 
     Sample i depends on the key and on i alone, so any split of the samples into calls gives the
     same images.
 
+    Args:
+      key: Which samples.
+      context: Of the LR image, or of a tile of it.
+      temperature: Standard deviation of the latents.
+      num_samples: How many samples.
+      first: The number of the first.
+      origin: Where the tile lies in the image: its top left LR pixel, both coordinates multiples
+        of `lr_multiple`. The tile's noise is the whole image's there.
+
     Returns:
       Images `[num_samples, B, H, W, 3]`, not clipped.
     """
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(num_samples))
-    latents = jax.vmap(lambda k: self.latents_at(k, context, temperature))(keys)
+    latents = jax.vmap(lambda k: self.latents_at(k, context, temperature, origin))(keys)
     # The context is not mapped over: it is neither recomputed nor copied.
     decode = nn.vmap(
       lambda model, z: model.inverse_and_log_det(z, context)[0],
