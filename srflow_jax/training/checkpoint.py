@@ -97,6 +97,14 @@ def checkpoint_manager(workdir: pathlib.Path, keep: int | None = None) -> ocp.Ch
   return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+  """Whether a workdir holds a checkpoint."""
+  if not (workdir / "checkpoints").is_dir():
+    return False
+  with checkpoint_manager(workdir) as manager:
+    return manager.latest_step() is not None
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
   """Begins to save a state under its step; training may go on meanwhile."""
   rest = {

@@ -48,7 +48,7 @@ def train(config: Any, workdir: str) -> TrainState:
   first_batch = _first_batch(config)
   process = (jax.process_index(), jax.process_count())
   val_batches = validation_batches(config.data, config.model.scale, *process)
-  given = starting_encoder(config, model)
+  given = {} if checkpoint.has_checkpoint(workdir) else starting_encoder(config, model)
   _open_workdir(workdir, config)
 
   mesh = Mesh(np.asarray(jax.devices()), ("data",))
