@@ -1,1 +1,36 @@
-"""Super-resolution with normalizing flows in JAX and Flax."""
+"""Super-resolution with normalizing flows in JAX and Flax.
+
+`load(workdir)` opens a trained model on photographs; see `srflow_jax.api.SuperResolution`.
+"""
+
+import os
+import typing
+
+if typing.TYPE_CHECKING:
+  from srflow_jax.api import SuperResolution
+
+__all__ = ["load"]
+
+
+def load(
+  workdir: str | os.PathLike, max_memory_gb: float = 0.0, tile_overlap: int | None = None
+) -> "SuperResolution":
+  """Opens the latest checkpoint of a training run for use on NumPy or PIL images.
+
+      import srflow_jax
+      model = srflow_jax.load("runs/demo")
+      samples = model.sample(PIL.Image.open("photo.png"), num_samples=4)  # uint8 [4, H, W, 3]
+
+  Args:
+    workdir: The run's folder.
+    max_memory_gb: The budget, in 10^9 bytes, that decides whether images are cut into tiles; 0 for
+      half of the machine's memory (on an accelerator: three quarters of its own).
+    tile_overlap: LR pixels that tiles overlap; None for the default.
+
+  Raises:
+    InputError: There is no run, no checkpoint, or a number cannot be meant.
+  """
+  # Not at the top: who only imports a module of the package need not wait for all others.
+  from srflow_jax.api import SuperResolution
+
+  return SuperResolution(workdir, max_memory_gb, tile_overlap)

@@ -1,0 +1,223 @@
+"""A trained model as one object, on NumPy or PIL images of any size."""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from PIL import Image
+
+from srflow_jax.errors import InputError
+from srflow_jax.metrics import to_uint8
+from srflow_jax.model import Context, SRFlow
+from srflow_jax.resize import bicubic_resize
+from srflow_jax.sampling import DEFAULT_OVERLAP, Sampler, pad_as_model
+from srflow_jax.training.checkpoint import load_run
+
+ImageLike = np.ndarray | Image.Image
+
+
+class SuperResolution:
+  """The model of a training run, with the parameters of its latest checkpoint.
+
+  Images are PIL images (any mode that converts to RGB without loss of an alpha channel), or arrays
+  `[H, W, 3]`: uint8, or floats in [0, 1]. What comes back is of the same kind of numbers: uint8,
+  rounded, for uint8 and PIL images; float32, not clipped, for floats. Compiled programs are kept,
+  so a second image of a size does not wait for the compiler.
+
+      model = srflow_jax.load("runs/demo")
+      samples = model.sample(lr, num_samples=4)       # [4, scale * h, scale * w, 3]
+      latents = model.encode(hr, lr)                  # finest first, [h', w', C] each
+      back = model.decode(latents, lr)                # hr again
+      nats = model.log_prob(hr, lr)                   # log p(hr | lr)
+
+  Attributes:
+    config: The run's configuration.
+    scale: By how much images are enlarged.
+    step: The training step of the checkpoint.
+  """
+
+  def __init__(
+    self, workdir: str | os.PathLike, max_memory_gb: float = 0.0, tile_overlap: int | None = None
+  ) -> None:
+    """See `srflow_jax.load`."""
+    run = load_run(workdir)
+    self.config = run.config
+    self.scale = int(run.config.model.scale)
+    self.step = int(run.step)
+    self._model = run.model
+    overlap = DEFAULT_OVERLAP if tile_overlap is None else tile_overlap
+    self._sampler = Sampler(run.model, run.params, max_memory_gb, overlap)
+    self._method = functools.cache(self._jitted)
+
+  def sample(
+    self, image: ImageLike, num_samples: int = 1, temperature: float = 0.9, seed: int = 0
+  ) -> np.ndarray:
+    """Draws super-resolved images.
+
+    An image too large for the budget of memory is computed in tiles, which share its noise.
+
+    Args:
+      image: The LR image, `[h, w, 3]`.
+      num_samples: How many. Sample i depends on the seed and i alone.
+      temperature: Standard deviation of the latents; 0 gives the one most likely latent's image.
+      seed: Of the noise, from 0 to 2^32 - 1.
+
+    Returns:
+      `[num_samples, scale * h, scale * w, 3]`.
+
+    Raises:
+      InputError: An argument cannot be used, or no tile fits the budget.
+    """
+    check_sampling(num_samples, temperature, seed)
+    lr, dtype = _as_floats(image, "image")
+    shape = (num_samples, lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
+    reserved = int(np.prod(shape)) * dtype.itemsize
+    prepared = self._sampler.prepare(lr, reserved)
+    samples = np.empty(shape, dtype)
+    for index, (rows, columns), tile in self._sampler.draw(
+      prepared, seed, range(num_samples), temperature
+    ):
+      if not np.isfinite(tile).all():
+        raise InputError(
+          f"sample {index} at temperature {temperature} has values that are not finite; a lower "
+          "temperature may help"
+        )
+      samples[index, rows, columns] = to_uint8(tile) if dtype == np.uint8 else tile
+    return samples
+
+  def encode(self, hr: ImageLike, lr: ImageLike | None = None) -> tuple[np.ndarray, ...]:
+    """Maps an HR image to its latents.
+
+    Args:
+      hr: `[H, W, 3]`, H and W multiples of the scale.
+      lr: `[H / scale, W / scale, 3]`; by default MATLAB's bicubic of hr.
+
+    Returns:
+      The latents, finest first, float32 `[h', w', C]` each; standard normal for a typical image.
+
+    Raises:
+      InputError: The images do not fit each other, or the budget, or the model is no flow.
+    """
+    hr, context = self._pair(hr, lr)
+    latents, _ = self._method("forward_and_log_det")(self._sampler.variables, hr, context)
+    return tuple(np.asarray(z[0]) for z in latents)
+
+  def decode(self, latents: Sequence[np.ndarray], lr: ImageLike) -> np.ndarray:
+    """Maps latents to the HR image; the inverse of `encode`.
+
+    Args:
+      latents: As `encode` gives them for an image of this size.
+      lr: `[h, w, 3]`.
+
+    Returns:
+      `[scale * h, scale * w, 3]`, of lr's kind of numbers.
+
+    Raises:
+      InputError: The latents are not of the sizes that lr asks for, or it does not fit the budget.
+    """
+    lr, dtype = _as_floats(lr, "lr")
+    context = self._context(lr)
+    latents = tuple(np.asarray(z, np.float32)[None] for z in latents)
+    wanted = self._latent_shapes(context)
+    if [z.shape for z in latents] != wanted:
+      raise InputError(
+        f"latents of shapes {[z.shape[1:] for z in latents]}: this LR image asks for "
+        f"{[shape[1:] for shape in wanted]}"
+      )
+    image, _ = self._method("inverse_and_log_det")(self._sampler.variables, latents, context)
+    image = np.asarray(image[0, : lr.shape[0] * self.scale, : lr.shape[1] * self.scale])
+    return to_uint8(image) if dtype == np.uint8 else image
+
+  def log_prob(self, hr: ImageLike, lr: ImageLike | None = None) -> float:
+    """The log-density of an HR image, values in [0, 1], given its LR image.
+
+    Args:
+      hr: As in `encode`.
+      lr: As in `encode`.
+
+    Returns:
+      `log p(hr | lr)` in nats. Where the model pads the image (to multiples of
+      `model.lr_multiple` LR pixels) it is that of the padded image.
+    """
+    hr, context = self._pair(hr, lr)
+    return float(self._method("log_prob_from_context")(self._sampler.variables, hr, context)[0])
+
+  def _jitted(self, name: str) -> jax.stages.Wrapped:
+    return jax.jit(functools.partial(self._model.apply, method=name))
+
+  def _latent_shapes(self, context: Context) -> list[tuple[int, ...]]:
+    latents = jax.eval_shape(
+      lambda c: self._model.apply(
+        self._sampler.variables, jax.random.key(0), c, 1.0, method="latents_at"
+      ),
+      context,
+    )
+    return [z.shape for z in latents]
+
+  def _context(self, lr: np.ndarray) -> Context:
+    """The context of lr as it is padded: so is what goes with it, and what comes is cropped."""
+    if not isinstance(self._model, SRFlow):
+      raise InputError("this run's model is an encoder alone: it has neither latents nor a density")
+    if not self._sampler.program(lr.shape[:2]).whole:
+      raise InputError(
+        f"an image of {lr.shape[1]}x{lr.shape[0]} LR pixels does not fit "
+        f"{self._sampler.budget / 1e9:.2f} GB in one piece, as latents and densities need"
+      )
+    return self._sampler.prepare(lr).context
+
+  def _pair(self, hr: ImageLike, lr: ImageLike | None) -> tuple[np.ndarray, Context]:
+    """HR `[1, H, W, 3]`, padded, and the context of its LR image."""
+    original = hr
+    hr, _ = _as_floats(hr, "hr")
+    if any(side % self.scale for side in hr.shape[:2]):
+      raise InputError(
+        f"hr is {hr.shape[1]}x{hr.shape[0]} pixels: both must be multiples of {self.scale}"
+      )
+    size = tuple(side // self.scale for side in hr.shape[:2])
+    if lr is None:
+      lr = bicubic_resize(_as_array(original, "hr"), 1 / self.scale)
+    lr, _ = _as_floats(lr, "lr")
+    if lr.shape[:2] != size:
+      raise InputError(
+        f"lr is {lr.shape[1]}x{lr.shape[0]} pixels: it must be 1/{self.scale} of hr's "
+        f"{hr.shape[1]}x{hr.shape[0]}"
+      )
+    return pad_as_model(hr, self.scale * self._model.lr_multiple)[None], self._context(lr)
+
+
+def check_sampling(num_samples: int, temperature: float, seed: int) -> None:
+  """Refuses what cannot be meant, by `InputError`."""
+  if num_samples < 1:
+    raise InputError(f"num_samples is {num_samples}: it must be at least 1")
+  if not 0 <= temperature < float("inf"):
+    raise InputError(f"temperature is {temperature}: it must be 0 or more, and finite")
+  if not 0 <= seed < 2**32:
+    raise InputError(f"seed is {seed}: it must be from 0 to {2**32 - 1}")
+
+
+def _as_array(image: ImageLike, name: str) -> np.ndarray:
+  if isinstance(image, Image.Image):
+    if "A" in image.getbands() or "transparency" in image.info:
+      raise InputError(f"{name} has an alpha channel: convert it to RGB first")
+    if image.mode.startswith(("I", "F")):
+      raise InputError(f"{name} has mode {image.mode}: only 8-bit images convert to RGB")
+    return np.asarray(image.convert("RGB"))
+  if not isinstance(image, np.ndarray):
+    raise InputError(f"{name} is a {type(image).__name__}: give a NumPy array or a PIL image")
+  if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    raise InputError(f"{name} has shape {image.shape}: it must be [H, W, 3]")
+  if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+    raise InputError(f"{name} is of {image.dtype}: it must be uint8, or floats in [0, 1]")
+  if image.dtype != np.uint8 and not (-0.5 <= image.min() and image.max() <= 1.5):
+    raise InputError(f"{name} has values from {image.min()} to {image.max()}: floats lie in [0, 1]")
+  return image
+
+
+def _as_floats(image: ImageLike, name: str) -> tuple[np.ndarray, np.dtype]:
+  """An image as float32 in [0, 1], and the type that answers are given in."""
+  image = _as_array(image, name)
+  if image.dtype == np.uint8:
+    return (image / 255).astype(np.float32), np.dtype(np.uint8)
+  return image.astype(np.float32), np.dtype(np.float32)

@@ -1,0 +1,142 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+from models import random_params
+from PIL import Image
+
+import srflow_jax
+from configs import base
+from srflow_jax import api
+from srflow_jax.errors import InputError
+from srflow_jax.model import build_model
+from srflow_jax.resize import bicubic_resize
+from srflow_jax.training import checkpoint
+from srflow_jax.training.step import create_state
+
+SCALE = 4
+
+
+def small_config():
+  config = base.get_config()
+  config.model.encoder.update(width=4, growth=3, num_blocks=1, taps=(0,))
+  config.model.conditioner.update(width=6, num_hidden=1)
+  config.model.stages = (
+    {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": True},
+    {"squeeze": 4, "transition_steps": 0, "steps": 1, "split": False},  # LR is padded to even sides
+  )
+  return config
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  config = small_config()
+  params = random_params(build_model(config.model), dtype=np.float32)
+  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim == 4 else leaf, params)
+  checkpoint.write_config(folder, config)
+  with checkpoint.checkpoint_manager(folder, keep=1) as manager:
+    checkpoint.save(manager, create_state(config.optim, jax.tree.map(jax.numpy.asarray, params)))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+  return srflow_jax.load(workdir)
+
+
+@pytest.fixture(scope="module")
+def pair():
+  coarse = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+  hr = bicubic_resize(coarse, 8)[:52, :68]  # LR is 13x17: padded
+  return hr, bicubic_resize(hr, 1 / SCALE)
+
+
+def test_samples_of_arrays_and_pil_images(model, pair):
+  _, lr = pair
+  samples = model.sample(lr, num_samples=2, temperature=0.5, seed=4)
+  assert samples.shape == (2, 52, 68, 3) and samples.dtype == np.uint8
+  np.testing.assert_array_equal(model.sample(Image.fromarray(lr), 2, 0.5, 4), samples)
+  floats = model.sample(lr / 255, 1, 0.5, 4)
+  assert floats.dtype == np.float32
+  np.testing.assert_allclose(np.clip(floats[0], 0, 1) * 255, samples[0], atol=0.51)
+  assert (samples[0] != samples[1]).any()
+
+
+def test_samples_are_the_model_s_own(model, workdir, pair):
+  run = checkpoint.load_run(workdir)
+  lr = (pair[1] / 255).astype(np.float32)
+  sample = functools.partial(run.model.apply, num_samples=2, method="sample")
+  expected = jax.jit(sample)({"params": run.params}, jax.random.key(7), lr[None], 0.5)[:, 0]
+  np.testing.assert_allclose(model.sample(lr, 2, 0.5, seed=7), expected, atol=1e-5)
+
+
+def test_samples_are_equal_on_restart(model, workdir, pair):
+  again = srflow_jax.load(workdir)
+  np.testing.assert_array_equal(again.sample(pair[1], seed=3), model.sample(pair[1], 3, seed=3)[:1])
+
+
+def test_encode_and_decode_are_inverse(model, pair):
+  hr, lr = pair
+  latents = model.encode(hr, lr)
+  assert [z.shape for z in latents] == [(28, 36, 6), (7, 9, 96)]
+  np.testing.assert_array_equal(model.decode(latents, lr), hr)
+  np.testing.assert_allclose(model.decode(latents, lr / 255), hr / 255, atol=1e-4)
+  for own, given in zip(model.encode(hr), latents, strict=True):  # LR is MATLAB's bicubic
+    np.testing.assert_array_equal(own, given)
+
+
+def test_log_prob_is_the_model_s(model, workdir, pair):
+  run = checkpoint.load_run(workdir)
+  hr, lr = ((image[None] / 255).astype(np.float32) for image in pair)
+  log_prob = jax.jit(functools.partial(run.model.apply, method="log_prob"))
+  expected = float(log_prob({"params": run.params}, hr, lr)[0])
+  assert model.log_prob(*pair) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  "call, message",
+  [
+    (lambda m, hr, lr: m.sample(lr, 0), "num_samples is 0"),
+    (lambda m, hr, lr: m.sample(lr, temperature=-1), "temperature is -1"),
+    (lambda m, hr, lr: m.sample(lr, seed=-1), "seed is -1"),
+    (lambda m, hr, lr: m.sample(lr[..., 0]), r"image has shape \(13, 17\)"),
+    (lambda m, hr, lr: m.sample(lr.astype(int)), "image is of int64"),
+    (lambda m, hr, lr: m.sample(lr.astype(float)), "floats lie in"),
+    (lambda m, hr, lr: m.sample("photo.png"), "image is a str"),
+    (lambda m, hr, lr: m.sample(Image.new("RGBA", (9, 9))), "alpha channel"),
+    (lambda m, hr, lr: m.sample(Image.new("I;16", (9, 9))), "mode I;16"),
+    (lambda m, hr, lr: m.encode(hr[:-1], lr), "hr is 68x51 pixels"),
+    (lambda m, hr, lr: m.encode(hr, lr[:-1]), "lr is 17x12 pixels"),
+    (lambda m, hr, lr: m.decode(m.encode(hr)[1:], lr), "latents of shapes"),
+  ],
+)
+def test_arguments_that_cannot_be_used(model, pair, call, message):
+  with pytest.raises(InputError, match=message):
+    call(model, *pair)
+
+
+def test_image_beyond_the_budget(workdir, pair):
+  small = srflow_jax.load(workdir, max_memory_gb=0.7501, tile_overlap=4)
+  with pytest.raises(InputError, match=r"17x13|18x14.*does not fit 0\.75 GB"):
+    small.sample(pair[1])
+
+
+def test_a_run_that_is_not_there(tmp_path):
+  with pytest.raises(InputError, match="no such workdir"):
+    srflow_jax.load(tmp_path / "none")
+
+
+def test_an_encoder_alone_has_samples_and_no_density(monkeypatch, pair):
+  config = small_config()
+  config.model.stages = ()
+  alone = build_model(config.model)
+  params = random_params(alone, dtype=np.float32)
+  run = checkpoint.Run(config, alone, params, 0)
+  monkeypatch.setattr(api, "load_run", lambda workdir: run)
+  model = srflow_jax.load("anywhere")
+  samples = model.sample(pair[1], 2)
+  np.testing.assert_array_equal(samples[0], samples[1])
+  with pytest.raises(InputError, match="encoder alone"):
+    model.log_prob(*pair)
