@@ -2,31 +2,36 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --python $(RUN) install --quiet -c constraints.txt
 DEMO := runs/demo
 
 .PHONY: demo test test-slow lint install clean
 
-demo: install
+demo: $(VENV)/installed
 	$(RUN) train.py --config=configs/tiny.py --workdir=$(DEMO)
-	$(RUN) evaluate.py --workdir=$(DEMO) --num_samples=5 --temperature=0.8
+	$(RUN) evaluate.py --workdir=$(DEMO) --num_samples=5 --temperature=0.5
 	@echo "Pictures to look at first: $(DEMO)/evaluation/sheets/"
 
-test: install lint
+test: lint
 	$(RUN) -m pytest -m "not slow"
 
-test-slow: install
+test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow
 
-lint: install
+lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-install: $(VENV)/installed
+install: $(VENV)/installed-dev
 
-$(VENV)/installed: requirements.txt requirements-dev.txt constraints.txt
+$(VENV)/installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(RUN) install --quiet -r requirements-dev.txt -c constraints.txt
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	@touch $@
 
 clean:
