@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from models import VARIANTS, random_images, random_params, small_model
 
 from srflow_jax.errors import InputError
@@ -51,6 +52,19 @@ def test_parameter_counts_are_the_published_ones(name):
   params = abstract_params(shipped_model(name))
   assert count_parameters(params["flow"]) == FLOW_PARAMETERS[name]
   assert count_parameters(params["encoder"]) == ENCODER_PARAMETERS[name[:2]]
+
+
+CONFIGS = [path.stem for path in (pathlib.Path(__file__).parents[1] / "configs").glob("*.py")]
+
+
+# `workdir.py` takes an argument; tests of the weights use it.
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"workdir"}))
+def test_every_shipped_config_has_a_model_and_no_field_of_its_own(name):
+  base = importlib.import_module("configs.base").get_config()
+  config = importlib.import_module(f"configs.{name}").get_config()
+  build_model(config.model)
+  assert config.is_locked
+  assert flatten_dict(config.to_dict()).keys() == flatten_dict(base.to_dict()).keys()
 
 
 def golden(case: str, folder: pathlib.Path):
