@@ -3,7 +3,8 @@
 python evaluate.py --workdir=W                    # on the validation photographs of W's training
 python evaluate.py --workdir=W --hr_dir=PHOTOS    # LR images made by MATLAB's bicubic
 python evaluate.py --workdir=W --hr_dir=HR --lr_dir=LR    # paired by name
-python evaluate.py --workdir=W --lr_dir=LR        # samples alone
+python evaluate.py --workdir=W --lr_dir=LR        # samples alone, of any size
+python evaluate.py --workdir=V --workdir=W --temperatures=0,0.8,0.9    # in one table
 """
 
 import shlex
@@ -14,11 +15,13 @@ from absl import flags
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import Settings
-from srflow_jax.evaluation.run import evaluate_workdir
+from srflow_jax.evaluation.run import Memory, evaluate_workdirs
 
 _DEFAULT = Settings()
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The training run's folder.", required=True)
+_WORKDIR = flags.DEFINE_multi_string(
+  "workdir", None, "A training run's folder; give it again to compare runs.", required=True
+)
 _HR_DIR = flags.DEFINE_string("hr_dir", "", "Folder of HR images.")
 _LR_DIR = flags.DEFINE_string("lr_dir", "", "Folder of LR images.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "", "Where to write; default: WORKDIR/evaluation.")
@@ -26,9 +29,19 @@ _NUM_SAMPLES = flags.DEFINE_integer("num_samples", _DEFAULT.num_samples, "Sample
 _TEMPERATURE = flags.DEFINE_float(
   "temperature", _DEFAULT.temperature, "Standard deviation of the latents."
 )
+_TEMPERATURES = flags.DEFINE_list("temperatures", [], "Several, each a row of the table.")
 _SEED = flags.DEFINE_integer("seed", _DEFAULT.seed, "Sample i is a function of the seed and i.")
 _UINT8 = flags.DEFINE_string(
   "uint8", _DEFAULT.uint8_mode, "How floats become 8 bits: round, or truncate as published."
+)
+_MAX_MEMORY_GB = flags.DEFINE_float(
+  "max_memory_gb",
+  0.0,
+  "Images that need more are cut into tiles: GB of this process on a CPU, of the device's memory "
+  "else; 0: half of the machine's, or three quarters of the device's.",
+)
+_TILE_OVERLAP = flags.DEFINE_integer(
+  "tile_overlap", None, "LR pixels that tiles overlap; default: by the depth of the encoder."
 )
 
 
@@ -44,10 +57,26 @@ def main(argv: list[str]) -> None:
   )
   command = shlex.join(["python", *sys.argv])
   print(
-    evaluate_workdir(
-      _WORKDIR.value, _HR_DIR.value, _LR_DIR.value, _OUTPUT_DIR.value, settings, command
+    evaluate_workdirs(
+      _WORKDIR.value,
+      _HR_DIR.value,
+      _LR_DIR.value,
+      _OUTPUT_DIR.value,
+      settings,
+      command,
+      _temperatures(),
+      Memory(_MAX_MEMORY_GB.value, _TILE_OVERLAP.value),
     )
   )
+
+
+def _temperatures() -> list[float]:
+  if _TEMPERATURES.value and flags.FLAGS["temperature"].present:
+    raise InputError("--temperature and --temperatures: give one of them")
+  try:
+    return [float(text) for text in _TEMPERATURES.value]
+  except ValueError:
+    raise InputError(f"--temperatures={','.join(_TEMPERATURES.value)}: not numbers") from None
 
 
 if __name__ == "__main__":

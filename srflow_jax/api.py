@@ -12,7 +12,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.metrics import to_uint8
 from srflow_jax.model import Context, SRFlow
 from srflow_jax.resize import bicubic_resize
-from srflow_jax.sampling import DEFAULT_OVERLAP, Sampler, pad_as_model
+from srflow_jax.sampling import Sampler, pad_as_model
 from srflow_jax.training.checkpoint import load_run
 
 ImageLike = np.ndarray | Image.Image
@@ -47,8 +47,7 @@ class SuperResolution:
     self.scale = int(run.config.model.scale)
     self.step = int(run.step)
     self._model = run.model
-    overlap = DEFAULT_OVERLAP if tile_overlap is None else tile_overlap
-    self._sampler = Sampler(run.model, run.params, max_memory_gb, overlap)
+    self._sampler = Sampler(run.model, run.params, max_memory_gb, tile_overlap)
     self._method = functools.cache(self._jitted)
 
   def sample(

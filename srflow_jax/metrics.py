@@ -34,6 +34,7 @@ class LpipsScores:
     global_best: The smallest of `per_sample`.
     local_best: Mean over pixels of the smallest value among samples.
     diversity: `100 * (global_best - local_best) / global_best`, in per cent; 0 if a sample is HR.
+    local_curve: What `local_best` is of the first 1, 2, ... samples.
   """
 
   per_sample: tuple[float, ...]
@@ -41,6 +42,17 @@ class LpipsScores:
   global_best: float
   local_best: float
   diversity: float
+  local_curve: tuple[float, ...] = ()
+
+  def curves(self) -> dict[str, list[float]]:
+    """`global`, `local` and `diversity` of the first 1, 2, ... samples."""
+    best = [min(self.per_sample[: n + 1]) for n in range(len(self.local_curve))]
+    pairs = list(zip(best, self.local_curve, strict=True))
+    return {
+      "global": best,
+      "local": list(self.local_curve),
+      "diversity": [_diversity(*pair) for pair in pairs],
+    }
 
 
 def to_uint8(image: np.ndarray, mode: Literal["round", "truncate"] = "round") -> np.ndarray:
@@ -135,14 +147,22 @@ def scores_of_maps(maps: np.ndarray) -> LpipsScores:
   """
   per_sample = [float(m.mean(dtype=np.float64)) for m in maps]
   best = min(per_sample)
-  local = float(maps.min(0).mean(dtype=np.float64))
+  local_curve, smallest = [], maps[0]
+  for m in maps:
+    smallest = np.minimum(smallest, m)
+    local_curve.append(float(smallest.mean(dtype=np.float64)))
   return LpipsScores(
     per_sample=tuple(per_sample),
     mean=float(np.mean(per_sample)),
     global_best=best,
-    local_best=local,
-    diversity=100 * (best - local) / best if best > _LPIPS_ROUND_OFF else 0.0,
+    local_best=local_curve[-1],
+    diversity=_diversity(best, local_curve[-1]),
+    local_curve=tuple(local_curve),
   )
+
+
+def _diversity(best: float, local: float) -> float:
+  return 100 * (best - local) / best if best > _LPIPS_ROUND_OFF else 0.0
 
 
 def _require_uint8(image: np.ndarray, reference: np.ndarray) -> None:

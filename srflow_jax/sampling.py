@@ -17,10 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model, SRFlow
+from srflow_jax.model import Model, SuperResolver
 from srflow_jax.tiles import Tiling, tiling
-
-DEFAULT_OVERLAP = 32  # LR pixels; see `Sampler`
 
 _GB = 10**9
 _PROCESS_BYTES = 0.75 * _GB  # of Python, JAX and compiled programs, on a CPU part of the budget
@@ -76,23 +74,25 @@ class Sampler:
     params: Its parameters.
     max_memory_gb: The budget in 10^9 bytes: on a CPU of the whole process, else of the device's
       memory. 0 for half of the machine's memory, or three quarters of the device's.
-    overlap: LR pixels from a tile's border that are computed and not kept. The default leaves
-      differences below a quarter of a grey level (`benchmarks/tiles.py` measures them).
+    overlap: LR pixels from a tile's border that are computed and not kept; None for
+      `default_overlap`.
   """
 
   def __init__(
-    self, model: Model, params: Any, max_memory_gb: float = 0.0, overlap: int = DEFAULT_OVERLAP
+    self, model: Model, params: Any, max_memory_gb: float = 0.0, overlap: int | None = None
   ) -> None:
     """See the class."""
     if not 0 <= max_memory_gb < float("inf"):
       raise InputError(f"max_memory_gb is {max_memory_gb}: it must be 0 or more, and finite")
+    if overlap is None:
+      overlap = default_overlap(model)
     if overlap < 0:
       raise InputError(f"tile_overlap is {overlap}: it must be at least 0")
     self.model = model
     self.variables = {"params": params}
     self.overlap = -(-overlap // model.lr_multiple) * model.lr_multiple
     self.budget = int(max_memory_gb * _GB) or _default_budget()
-    self._stochastic = isinstance(model, SRFlow)
+    self._stochastic = not isinstance(model, SuperResolver)
     self._compiled = functools.cache(self._compile)
     self._programs: dict[tuple[tuple[int, int], int], Program] = {}
 
@@ -111,6 +111,10 @@ class Sampler:
     if (size, reserved) not in self._programs:
       self._programs[size, reserved] = self._plan(size, reserved)
     return self._programs[size, reserved]
+
+  def use(self, lr_size: tuple[int, int], plan: Tiling, reserved: int = 0) -> None:
+    """Cuts LR images of a size (as padded) in this way, whatever the budget."""
+    self._programs[lr_size, reserved] = self._compiled(plan)
 
   def prepare(self, lr: np.ndarray, reserved: int = 0, times: Times | None = None) -> Prepared:
     """Computes what samples of an LR image share.
@@ -239,6 +243,15 @@ class Sampler:
       .lower(self.variables, key, context, _floats(()), number, (number, number))
       .compile(),
     )
+
+
+def default_overlap(model: Model) -> int:
+  """LR pixels that leave less than a quarter of a grey level between tiles and the whole image.
+
+  What a network sees at its border fades with each block of the encoder that passes it on, so the
+  rule goes by their number; `benchmarks/tiles.py` measures the difference for any run.
+  """
+  return 8 + 4 * model.encoder_spec.num_blocks
 
 
 def pad_as_model(image: np.ndarray, multiple: int) -> np.ndarray:

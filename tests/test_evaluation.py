@@ -21,6 +21,9 @@ from srflow_jax.evaluation import report, run, sheets
 from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.model import Context, build_model, init_params
 from srflow_jax.resize import bicubic_resize
+from srflow_jax.rrdb import EncoderSpec
+from srflow_jax.sampling import Sampler
+from srflow_jax.tiles import tiling
 
 SCALE = 4
 SIGMA = 0.1
@@ -42,6 +45,8 @@ class FakeModel(nn.Module):
   """LR enlarged, plus Gaussian noise: a flow whose density is known."""
 
   scale: int = SCALE
+  lr_multiple: int = 1
+  encoder_spec: EncoderSpec = EncoderSpec(1, 1, 1, (), "last_block")
 
   def setup(self):
     self.flow = Offset()
@@ -54,7 +59,7 @@ class FakeModel(nn.Module):
     z = (hr - context.stages) / SIGMA
     return jnp.sum(jax.scipy.stats.norm.logpdf(z) - jnp.log(SIGMA), (1, 2, 3))
 
-  def sample_from_context(self, key, context, temperature, num_samples, first):
+  def sample_from_context(self, key, context, temperature, num_samples, first, origin):
     keys = [jax.random.fold_in(key, first + i) for i in range(num_samples)]
     noise = jnp.stack([jax.random.normal(key, context.stages.shape) for key in keys])
     return context.stages + SIGMA * temperature * noise
@@ -62,7 +67,7 @@ class FakeModel(nn.Module):
 
 @pytest.fixture
 def flow():
-  return evaluation.Flow("fake", FakeModel(), fake_params())
+  return evaluation.Trained("fake", Sampler(FakeModel(), fake_params()))
 
 
 @pytest.fixture
@@ -97,8 +102,8 @@ def test_scores_are_those_of_the_metrics(flow, hr_dir):
   lr, hr = pair(hr_dir)
   seen = []
   settings = evaluation.Settings(num_samples=3)
-  samples, scores = evaluation.evaluate_image(flow, lr, hr, settings, lambda: seen.append(1))
-  assert samples.shape == (3, 64, 40, 3) and samples.dtype == np.uint8 and len(seen) == 3
+  samples, scores = evaluation.evaluate_image(flow, lr, hr, settings, seen.append)
+  assert samples.shape == (3, 64, 40, 3) and samples.dtype == np.uint8 and sum(seen) == 3 * 64 * 40
   assert scores.psnr == tuple(metrics.psnr(sample, hr) for sample in samples)
   assert scores.ssim == tuple(metrics.ssim(sample, hr) for sample in samples)
   assert scores.lr_psnr == tuple(metrics.lr_psnr(samples, hr, SCALE))
@@ -163,7 +168,7 @@ def test_truncation_is_an_option(flow, hr_dir):
 
 
 def test_values_that_are_not_finite_are_reported(hr_dir):
-  broken = evaluation.Flow("fake", FakeModel(), fake_params(jnp.nan))
+  broken = evaluation.Trained("fake", Sampler(FakeModel(), fake_params(jnp.nan)))
   with pytest.raises(InputError, match=r"fake: sample 0 at temperature 0\.9.*not finite"):
     evaluation.evaluate_image(broken, pair(hr_dir)[0], None, evaluation.Settings())
 
@@ -206,7 +211,7 @@ def test_a_real_model_s_samples_and_nll():
     ),
     shapes,
   )
-  flow = evaluation.Flow("flow", model, params)
+  flow = evaluation.Trained("flow", Sampler(model, params))
   assert flow.num_params == sum(leaf.size for leaf in jax.tree.leaves(params["flow"]))
 
   settings = evaluation.Settings(num_samples=2, temperature=0.5, seed=3)
@@ -385,7 +390,7 @@ def workdir(tmp_path, monkeypatch):
 
 def test_evaluation_of_hr_images(workdir, hr_dir):
   settings = evaluation.Settings(num_samples=3)
-  text = run.evaluate_workdir(str(workdir), str(hr_dir), "", "", settings, "the command")
+  text = run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "the command")
   output = workdir / "evaluation"
   assert (output / "table.md").read_text().startswith("| x4 ") and "| work " in text
   summary = json.loads((output / "summary.json").read_text())
@@ -408,8 +413,8 @@ def test_evaluation_of_hr_images(workdir, hr_dir):
 
 def test_evaluation_of_lr_images(workdir, lr_dir, tmp_path):
   output = tmp_path / "out"
-  run.evaluate_workdir(
-    str(workdir), "", str(lr_dir), str(output), evaluation.Settings(num_samples=2), ""
+  run.evaluate_workdirs(
+    [str(workdir)], "", str(lr_dir), str(output), evaluation.Settings(num_samples=2), ""
   )
   assert images.image_size(output / "samples" / "work" / "b" / "onex4_01.png") == (52, 68)
   assert (output / "sheets" / "twox4.png").exists()
@@ -418,18 +423,78 @@ def test_evaluation_of_lr_images(workdir, lr_dir, tmp_path):
   )
 
 
+def test_several_temperatures_and_runs_in_one_table(workdir, hr_dir):
+  folders = [str(workdir), str(workdir.parent / "other")]
+  settings = evaluation.Settings(num_samples=2)
+  run.evaluate_workdirs(folders, str(hr_dir), "", "", settings, "", [0.0, 0.5])
+  summary = json.loads((workdir / "evaluation" / "summary.json").read_text())
+  assert summary["temperatures"] == [0, 0.5]
+  systems = summary["systems"]
+  assert list(systems) == ["bicubic", "work t=0", "work t=0.5", "other t=0", "other t=0.5"]
+  assert summary["models"]["other t=0.5"]["temperature"] == 0.5
+  averages = {name: system["averages"] for name, system in systems.items()}
+  assert averages["work t=0"]["diversity"] == 0 < averages["work t=0.5"]["diversity"]
+  assert averages["work t=0.5"]["psnr"] < averages["work t=0"]["psnr"]
+  sample = workdir / "evaluation" / "samples" / "other t=0.5" / "two_01.png"
+  assert images.image_size(sample) == (64, 40)
+
+
+def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):
+  summaries = []
+  for mode in metrics.UINT8_MODES:
+    settings = evaluation.Settings(num_samples=2, uint8_mode=mode)
+    output = tmp_path / mode
+    run.evaluate_workdirs([str(workdir)], str(hr_dir), "", str(output), settings, "")
+    summaries.append(json.loads((output / "summary.json").read_text())["systems"]["work"])
+  one, other = summaries
+  assert one["averages"]["psnr"] != other["averages"]["psnr"]
+  for key, value in one["other_uint8"].items():
+    assert value == other["averages"][key]
+
+
+def test_runs_of_different_scales_are_refused(workdir, hr_dir, monkeypatch):
+  def load_run(folder):
+    scale = SCALE if folder == str(workdir) else 8
+    config = ml_collections.ConfigDict({"model": {"scale": scale}})
+    return types.SimpleNamespace(config=config, model=FakeModel(), params=fake_params(), step=7)
+
+  monkeypatch.setattr(run, "load_run", load_run)
+  with pytest.raises(InputError, match=r"other enlarges by 8, .*work by 4"):
+    run.evaluate_workdirs([str(workdir), "other"], "", "", "", evaluation.Settings(), "")
+
+
+@pytest.mark.parametrize(
+  "temperatures, message", [([0.5, 0.5], "one is there twice"), ([0.5, -1], "temperature is -1")]
+)
+def test_temperatures_that_cannot_be_meant(workdir, temperatures, message):
+  with pytest.raises(InputError, match=message):
+    run.evaluate_workdirs([str(workdir)], "", "", "", evaluation.Settings(), "", temperatures)
+
+
+def test_tiles_have_samples_and_scores_but_no_likelihood(hr_dir):
+  lr, hr = pair(hr_dir)
+  settings = evaluation.Settings(num_samples=2, temperature=0)
+  sampler = Sampler(FakeModel(), fake_params(), overlap=2)
+  cut = tiling(lr.shape[:2], 60, 2, 1)
+  assert len(cut.tiles) > 1
+  sampler.use(lr.shape[:2], cut, reserved=2 * 2 * hr.size)
+  samples, scores = evaluation.evaluate_image(evaluation.Trained("fake", sampler), lr, hr, settings)
+  np.testing.assert_array_equal(samples[1], lr.repeat(SCALE, 0).repeat(SCALE, 1))
+  assert scores.psnr[0] > 10 and scores.nll is None
+
+
 def test_output_that_cannot_be_written(workdir, hr_dir, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match="cannot be written"):
-    run.evaluate_workdir(
-      str(workdir), str(hr_dir), "", str(tmp_path / "file" / "out"), evaluation.Settings(), ""
+    run.evaluate_workdirs(
+      [str(workdir)], str(hr_dir), "", str(tmp_path / "file" / "out"), evaluation.Settings(), ""
     )
 
 
 def test_systems_of_one_name_are_refused(workdir, hr_dir):
   with pytest.raises(InputError, match="two systems are called bicubic"):
-    run.evaluate_workdir(
-      str(workdir.parent / "bicubic"), str(hr_dir), "", "", evaluation.Settings(), ""
+    run.evaluate_workdirs(
+      [str(workdir.parent / "bicubic")], str(hr_dir), "", "", evaluation.Settings(), ""
     )
 
 
@@ -438,6 +503,8 @@ def test_systems_of_one_name_are_refused(workdir, hr_dir):
   [
     (["--workdir=missing"], "no such workdir: missing"),
     (["--workdir=missing", "--num_samples=0"], "num_samples is 0: it must be at least 1"),
+    (["--workdir=missing", "--max_memory_gb=-1"], "no such workdir: missing"),
+    (["--workdir=missing", "--temperatures=0,x"], "--temperatures=0,x: not numbers"),
     (["--workdir=missing", "extra"], "unexpected argument: extra"),
   ],
 )

@@ -78,3 +78,16 @@ def test_floats_and_other_sizes_are_refused():
       function(image / 255, image)
     with pytest.raises(ValueError, match="sizes"):
       function(image[:8], image)
+
+
+def test_curves_over_the_number_of_samples():
+  """By hand: two pixels, three samples."""
+  maps = np.array([[[0.4, 0.2]], [[0.1, 0.3]], [[0.3, 0.0]]])
+  scores = metrics.scores_of_maps(maps)
+  assert scores.per_sample == pytest.approx((0.3, 0.2, 0.15))
+  assert scores.mean == pytest.approx(0.65 / 3)
+  curves = scores.curves()
+  assert curves["global"] == pytest.approx([0.3, 0.2, 0.15])
+  assert curves["local"] == pytest.approx([0.3, 0.15, 0.05])
+  assert curves["diversity"] == pytest.approx([0, 25, 100 * 0.1 / 0.15])
+  assert (curves["global"][-1], curves["diversity"][-1]) == (scores.global_best, scores.diversity)

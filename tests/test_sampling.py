@@ -29,19 +29,13 @@ def image(sampler, lr, indices=(0,), **changes):
   return result
 
 
-def cut(sampler, size, tile, overlap, monkeypatch):
-  """Makes a sampler cut images of a padded size into such tiles."""
-  made = Tiling(tile, *(spans(*axis, overlap) for axis in zip(size, tile, strict=True)))
-  monkeypatch.setattr(sampler, "_plan", lambda size, reserved: sampler._compile(made))
-
-
-def test_tiles_are_the_whole_image(flow, monkeypatch):
+def test_tiles_are_the_whole_image(flow):
   model, params = flow
   _, lr = random_images(model, (15, 47), dtype=np.float32)  # odd sides are padded
   whole = image(Sampler(model, params), lr[0], (2, 3))
   assert np.isfinite(whole).all()
   tiled = Sampler(model, params)
-  cut(tiled, (16, 48), (16, 32), 12, monkeypatch)
+  tiled.use((16, 48), Tiling((16, 32), spans(16, 16, 0), spans(48, 32, 12)))
   np.testing.assert_allclose(image(tiled, lr[0], (2, 3)), whole, atol=1e-4)
   np.testing.assert_allclose(image(tiled, lr[0], (3,))[0], whole[1], atol=1e-4)
 

@@ -16,10 +16,10 @@ from test_weights_files import assert_equal_trees, rrdb_config, save
 from configs import rrdb_x4, workdir, x4_da, x4_da_realesrgan
 from srflow_jax import evaluation, metrics
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation.systems import Deterministic, trained_system
 from srflow_jax.images import read_image
 from srflow_jax.model import build_model
 from srflow_jax.resize import bicubic_resize
+from srflow_jax.sampling import Sampler
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.step import learning_rate_schedule
@@ -290,8 +290,8 @@ def test_frozen_encoder_with_nothing_else_to_train(tmp_path):
 def test_deterministic_system_in_the_table():
   model = build_model(rrdb_config())
   params = random_params(model, dtype=np.float32)
-  system = trained_system("rrdb", model, params)
-  assert isinstance(system, Deterministic)
+  system = evaluation.Trained("rrdb", Sampler(model, params))
+  assert not system.stochastic
   hr = np.random.default_rng(0).integers(0, 256, (64, 72, 3), dtype=np.uint8)
   samples, scores = evaluation.evaluate_image(
     system, bicubic_resize(hr, 1 / 4), hr, evaluation.Settings()

@@ -5,13 +5,13 @@ itself evaluate.
 """
 
 from srflow_jax.evaluation.evaluator import Scores, Settings, evaluate_image
-from srflow_jax.evaluation.systems import Bicubic, Flow, System
+from srflow_jax.evaluation.systems import Bicubic, System, Trained
 
 __all__ = [
   "Bicubic",
-  "Flow",
   "Scores",
   "Settings",
   "System",
+  "Trained",
   "evaluate_image",
 ]

@@ -61,10 +61,16 @@ def values(scores: Scores) -> dict[str, float | None]:
     "context_seconds": scores.context_seconds,
     "sample_seconds": scores.sample_seconds,
     "lr_psnr": float(np.mean(scores.lr_psnr)) if scores.lr_psnr else None,
+    "lr_psnr_best": max(scores.lr_psnr) if scores.lr_psnr else None,
     "lr_psnr_worst": min(scores.lr_psnr) if scores.lr_psnr else None,
     "psnr": float(np.mean(scores.psnr)) if scores.psnr else None,
+    "psnr_best": max(scores.psnr) if scores.psnr else None,
+    "psnr_worst": min(scores.psnr) if scores.psnr else None,
     "ssim": float(np.mean(scores.ssim)) if scores.ssim else None,
+    "ssim_best": max(scores.ssim) if scores.ssim else None,
+    "ssim_worst": min(scores.ssim) if scores.ssim else None,
     "lpips_mean": lpips.mean if lpips else None,
+    "lpips_worst": max(lpips.per_sample) if lpips else None,
     "lpips_global": lpips.global_best if lpips else None,
     "lpips_local": lpips.local_best if lpips else None,
     "diversity": lpips.diversity if lpips else None,
@@ -82,11 +88,32 @@ def averages(rows: Sequence[Row]) -> dict[str, float | None]:
   Returns:
     As `values`; None where a value was not measured.
   """
-  table = [values(row.scores) for row in rows]
+  return _means([values(row.scores) for row in rows])
+
+
+def _means(table: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
   return {
-    name: None if table[0][name] is None else float(np.mean([line[name] for line in table]))
+    # An image in tiles has no nll, so there is none for all.
+    name: None
+    if any(line[name] is None for line in table)
+    else float(np.mean([line[name] for line in table]))
     for name in table[0]
   }
+
+
+def curves(rows: Sequence[Row]) -> dict[str, list[float]]:
+  """Averages one system's LPIPS curves over images.
+
+  Args:
+    rows: One a image, at least one.
+
+  Returns:
+    `global`, `local` and `diversity` of the first 1, 2, ... samples; empty where not measured.
+  """
+  if rows[0].scores.lpips is None:
+    return {}
+  own = [row.scores.lpips.curves() for row in rows]
+  return {name: np.mean([curve[name] for curve in own], 0).tolist() for name in own[0]}
 
 
 def markdown_table(scale: int, params: Mapping[str, int | None], rows: Sequence[Row]) -> str:
@@ -153,12 +180,16 @@ def json_summary(
     systems[system] = {
       "params": count,
       "averages": averages(own),
+      "curves": curves(own),
+      "other_uint8": _other(own),
       "images": {
         row.image: {
           "height": row.size[0],
           "width": row.size[1],
           **values(row.scores),
           "per_sample": _per_sample(row.scores),
+          "curves": row.scores.lpips.curves() if row.scores.lpips else {},
+          "other_uint8": _other([row]),
         }
         for row in own
       },
@@ -173,6 +204,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
     path.write_text(text)
   except OSError as error:
     raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+_OF_PIXELS = ("lr_psnr", "psnr", "ssim", "lpips", "diversity")
+
+
+def _other(rows: Sequence[Row]) -> dict[str, float | None]:
+  """Averages of samples made into 8 bits the other way; empty where nothing was measured."""
+  if rows[0].scores.other_uint8 is None:
+    return {}
+  means = _means([values(row.scores.other_uint8) for row in rows])
+  return {name: value for name, value in means.items() if name.startswith(_OF_PIXELS)}
 
 
 def _per_sample(scores: Scores) -> dict[str, tuple[float, ...]]:

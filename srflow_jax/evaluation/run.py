@@ -1,5 +1,7 @@
 """An evaluation from beginning to end: a trained model beside bicubic, on a set of images."""
 
+import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,30 +16,43 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report, sheets
 from srflow_jax.evaluation.evaluator import Settings, evaluate_image
 from srflow_jax.evaluation.inputs import EvalImage, find_images, validation_folders
-from srflow_jax.evaluation.systems import Bicubic, System, trained_system
+from srflow_jax.evaluation.systems import Bicubic, System, Trained
 from srflow_jax.images import write_png
 from srflow_jax.model import count_parameters
-from srflow_jax.training.checkpoint import load_run
+from srflow_jax.sampling import Sampler
+from srflow_jax.training.checkpoint import Run, load_run
 
 
-def evaluate_workdir(
-  workdir: str,
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """How much memory may be used, and how tiles overlap; see `srflow_jax.sampling.Sampler`."""
+
+  max_memory_gb: float = 0.0
+  tile_overlap: int | None = None
+
+
+def evaluate_workdirs(
+  workdirs: Sequence[str],
   hr_dir: str,
   lr_dir: str,
   output_dir: str,
   settings: Settings,
   command: str,
+  temperatures: Sequence[float] = (),
+  memory: Memory = Memory(),
 ) -> str:
-  """Evaluates a training run's latest checkpoint beside bicubic.
+  """Evaluates the latest checkpoints of training runs, and bicubic, side by side.
 
   Args:
-    workdir: The run's folder.
+    workdirs: The runs' folders, of one scale.
     hr_dir: Folder of HR images, or ''.
     lr_dir: Folder of LR images, or ''; `find_images` says how they go together. If both are '',
-      the images are those that the run's configuration names for validation.
-    output_dir: Where everything is written; '' for `evaluation` in the workdir.
+      the images are those that the first run's configuration names for validation.
+    output_dir: Where everything is written; '' for `evaluation` in the first workdir.
     settings: How samples are drawn.
     command: What was typed, for the report.
+    temperatures: Those of a flow's samples, each a row of the table; none for the settings' own.
+    memory: Budget and overlap.
 
   Returns:
     What to tell the user: the table, and where the files are.
@@ -45,14 +60,35 @@ def evaluate_workdir(
   Raises:
     InputError: Something given cannot be used.
   """
+  for temperature in temperatures:
+    dataclasses.replace(settings, temperature=temperature).check()
+  if len(set(temperatures)) < len(temperatures):
+    raise InputError(f"temperatures are {', '.join(map(str, temperatures))}: one is there twice")
   settings.check()
-  run = load_run(workdir)
-  scale = run.config.model.scale
+  runs = {workdir: load_run(workdir) for workdir in workdirs}
+  first = runs[workdirs[0]]
+  scale = first.config.model.scale
+  for workdir, run in runs.items():
+    if run.config.model.scale != scale:
+      raise InputError(
+        f"{workdir} enlarges by {run.config.model.scale}, {workdirs[0]} by {scale}: evaluate them "
+        "apart"
+      )
   if not hr_dir and not lr_dir:
-    hr_dir, lr_dir = validation_folders(run.config.data.val_dir)
+    hr_dir, lr_dir = validation_folders(first.config.data.val_dir)
   images = find_images(scale, hr_dir, lr_dir)
-  name = pathlib.Path(workdir).resolve().name
-  trained = trained_system(name, run.model, run.params)
+  systems, models = [Bicubic(scale)], {}
+  for workdir, run in runs.items():
+    name = pathlib.Path(workdir).resolve().name
+    own = trained_systems(name, run, temperatures, memory)
+    systems += own
+    for system in own:
+      models[system.name] = {
+        "workdir": os.fspath(workdir),
+        "step": int(run.step),
+        "temperature": settings.temperature if system.temperature is None else system.temperature,
+        "params": {part: count_parameters(tree) for part, tree in run.params.items()},
+      }
   about = {
     "protocol": {
       "name": metrics.PROTOCOL,
@@ -62,18 +98,32 @@ def evaluate_workdir(
     "command": command,
     "hr_dir": hr_dir or (None if lr_dir else "scikit-image's photographs"),
     "lr_dir": lr_dir or None,
-    "workdir": os.fspath(workdir),
-    "step": int(run.step),
-    "params": {part: count_parameters(tree) for part, tree in run.params.items()},
+    "workdir": os.fspath(workdirs[0]),
+    "step": int(first.step),
+    "params": {part: count_parameters(tree) for part, tree in first.params.items()},
+    "models": models,
     "num_samples": settings.num_samples,
     "temperature": settings.temperature,
+    "temperatures": list(temperatures) or [settings.temperature],
     "seed": settings.seed,
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
-    "config": run.config.to_dict(),
+    "config": first.config.to_dict(),
+    "configs": {os.fspath(workdir): run.config.to_dict() for workdir, run in runs.items()},
   }
-  output = pathlib.Path(output_dir or pathlib.Path(workdir, "evaluation"))
-  return evaluate_systems([Bicubic(scale), trained], images, output, settings, about)
+  output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
+  return evaluate_systems(systems, images, output, settings, about)
+
+
+def trained_systems(
+  name: str, run: Run, temperatures: Sequence[float], memory: Memory
+) -> list[System]:
+  """A run as systems: one, or one a temperature if there are several and it samples."""
+  sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
+  alone = Trained(name, sampler, temperatures[0] if len(temperatures) == 1 else None)
+  if len(temperatures) < 2 or not alone.stochastic:
+    return [alone]
+  return [Trained(f"{name} t={t:g}", sampler, t) for t in temperatures]
 
 
 def evaluate_systems(
@@ -107,8 +157,9 @@ def evaluate_systems(
   make_folder(output)
   scale = systems[0].scale
   rows = []
-  per_image = sum(settings.num_samples if system.stochastic else 1 for system in systems)
-  with tqdm(total=len(images) * per_image, unit="sample", dynamic_ncols=True) as bar:
+  per_pixel = sum(settings.num_samples if system.stochastic else 1 for system in systems)
+  pixels = per_pixel * sum(math.prod(image.hr_size) for image in images)
+  with tqdm(total=pixels, unit="pixel", unit_scale=True, dynamic_ncols=True) as bar:
     for image in images:
       bar.set_description(image.name)
       lr, hr = image.read(scale)
@@ -172,7 +223,9 @@ def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:
   return (
     f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}, {num_images} images of "
     f"{about['hr_dir'] or about['lr_dir']}, "
-    f"{settings.num_samples} samples each at temperature {settings.temperature}, seed "
-    f"{settings.seed}, uint8 by {settings.uint8_mode}; checkpoint of step {about['step']}. Time is "
-    f"of one sample with its context, on {about['device']}."
+    f"{settings.num_samples} samples each at temperature "
+    f"{', '.join(f'{t:g}' for t in about['temperatures'])}, seed {settings.seed}, uint8 by "
+    f"{settings.uint8_mode}; checkpoint of step "
+    f"{', '.join(str(step) for step in dict.fromkeys(m['step'] for m in about['models'].values()))}"
+    f". Time is of one sample with its context, on {about['device']}."
   )

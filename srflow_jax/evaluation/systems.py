@@ -1,15 +1,22 @@
 """What can be evaluated: anything that turns an LR image into one or more SR images."""
 
 import functools
-import math
+import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from srflow_jax.model import Context, Model, SRFlow, SuperResolver, count_parameters
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.model import SuperResolver, count_parameters
+from srflow_jax.resize import bicubic_window
+from srflow_jax.sampling import Prepared, Sampler, Times, pad_as_model
+
+# A part of a sample: the sample's number, rows and columns, and the pixels there, uint8 or floats
+# nominally in [0, 1].
+Part = tuple[int, tuple[slice, slice], np.ndarray]
+
+_STRIP = 256  # rows that bicubic makes at a time: its intermediate sums are wide
 
 
 class System(Protocol):
@@ -20,26 +27,39 @@ class System(Protocol):
     scale: By how much it enlarges.
     num_params: Parameters as the published tables count them, or None.
     stochastic: Whether samples of an image differ; if not, one is drawn.
+    temperature: That of its samples; None for that of the evaluation's settings.
   """
 
   name: str
   scale: int
   num_params: int | None
   stochastic: bool
+  temperature: float | None
 
-  def compile(self, lr_size: tuple[int, int]) -> None:
-    """Does once for a size of LR what should not be counted as time for an image."""
+  def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
+    """Does once for a size of LR what should not be counted as time for an image.
 
-  def prepare(self, lr: np.ndarray) -> Any:
+    Args:
+      lr_size: Height and width.
+      reserved: Bytes that the caller holds for samples, of the budget of memory.
+
+    Raises:
+      InputError: An image of that size does not fit the budget.
+    """
+
+  def prepare(self, lr: np.ndarray, reserved: int, times: Times) -> Any:
     """Computes what all samples of an LR image, uint8 `[h, w, 3]`, share."""
 
-  def draw(self, prepared: Any, seed: int, index: int, temperature: float) -> np.ndarray:
-    """Draws sample `index` of a seed: `[H, W, 3]`, uint8 or floats nominally in [0, 1]."""
+  def draw(
+    self, prepared: Any, seed: int, num_samples: int, temperature: float, times: Times
+  ) -> Iterator[Part]:
+    """Draws the first samples of a seed, part by part; `times` gets what it took."""
 
   def log_prob(self, prepared: Any, hr: np.ndarray) -> tuple[float, int] | None:
     """Log-density, in nats, of float32 `[H, W, 3]` in [0, 1], and the number of pixels it is of.
 
-    These are more than H W where the system pads the image. None without a density.
+    These are more than H W where the system pads the image. None without a density, or for an
+    image that is computed in tiles.
     """
 
 
@@ -49,131 +69,74 @@ class Bicubic:
   name = "bicubic"
   num_params = None
   stochastic = False
+  temperature = None
 
   def __init__(self, scale: int) -> None:
     """See the class."""
     self.scale = scale
 
-  def compile(self, lr_size: tuple[int, int]) -> None:
+  def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
     """Nothing to do."""
 
-  def prepare(self, lr: np.ndarray) -> np.ndarray:
+  def prepare(self, lr: np.ndarray, reserved: int, times: Times) -> np.ndarray:
     """Returns LR itself."""
     return lr
 
-  def draw(self, prepared: np.ndarray, seed: int, index: int, temperature: float) -> np.ndarray:
-    """Returns the enlarged image, uint8."""
-    return bicubic_resize(prepared, self.scale)
+  def draw(
+    self, prepared: np.ndarray, seed: int, num_samples: int, temperature: float, times: Times
+  ) -> Iterator[Part]:
+    """Yields the enlarged image, uint8."""
+    height, width = (side * self.scale for side in prepared.shape[:2])
+    for top in range(0, height, _STRIP):
+      rows = min(_STRIP, height - top)
+      begin = time.perf_counter()
+      strip = bicubic_window(prepared, self.scale, top, 0, rows, width)
+      times.samples += time.perf_counter() - begin
+      yield 0, (slice(top, top + rows), slice(0, width)), strip
 
   def log_prob(self, prepared: np.ndarray, hr: np.ndarray) -> None:
     """Returns None: there is no density."""
 
 
-class Deterministic:
-  """A network that gives one image; time is all counted as the sample's."""
+class Trained:
+  """A trained model: a flow, or an encoder alone, which gives one image."""
 
-  stochastic = False
-
-  def __init__(self, name: str, model: SuperResolver, params: Any) -> None:
+  def __init__(self, name: str, sampler: Sampler, temperature: float | None = None) -> None:
     """Takes a model.
 
     Args:
       name: What tables call it.
-      model: The model.
-      params: Its parameters, all of which are counted.
+      sampler: The model with its parameters; systems may share it.
+      temperature: See `System`.
     """
     self.name = name
-    self.scale = model.scale
-    self.num_params = count_parameters(params)
-    self._variables = {"params": params}
-    self._model = model
-    self._compiled = functools.cache(self._compile)
+    self.temperature = temperature
+    self.scale = sampler.model.scale
+    self.stochastic = not isinstance(sampler.model, SuperResolver)
+    params = sampler.variables["params"]
+    # As in the published tables, a flow's encoder is not counted.
+    self.num_params = count_parameters(params["flow"] if self.stochastic else params)
+    self._sampler = sampler
+    self._log_prob = jax.jit(functools.partial(sampler.model.apply, method="log_prob_from_context"))
 
-  def compile(self, lr_size: tuple[int, int]) -> None:
-    """Compiles the network."""
-    self._compiled(tuple(lr_size))
-
-  def prepare(self, lr: np.ndarray) -> np.ndarray:
-    """Returns LR as floats."""
-    return (lr[None] / 255).astype(np.float32)
-
-  def draw(self, prepared: np.ndarray, seed: int, index: int, temperature: float) -> np.ndarray:
-    """Returns the enlarged image, float32."""
-    super_resolve = self._compiled(prepared.shape[1:3])
-    return np.asarray(super_resolve(self._variables, prepared)[0])
-
-  def log_prob(self, prepared: np.ndarray, hr: np.ndarray) -> None:
-    """Returns None: there is no density."""
-
-  def _compile(self, lr_size: tuple[int, int]) -> jax.stages.Compiled:
-    super_resolve = jax.jit(functools.partial(self._model.apply, method="super_resolve"))
-    lr = jax.ShapeDtypeStruct((1, *lr_size, 3), jnp.float32)
-    return super_resolve.lower(self._variables, lr).compile()
-
-
-class Flow:
-  """A conditional flow with its variables; the context is computed once an image."""
-
-  stochastic = True
-
-  def __init__(self, name: str, model: SRFlow, params: Any) -> None:
-    """Takes a model.
-
-    Args:
-      name: What tables call it.
-      model: The model.
-      params: Its parameters; as in the published tables, the encoder's are not counted.
-    """
-    self.name = name
-    self.scale = model.scale
-    self.num_params = count_parameters(params["flow"])
-    self._variables = {"params": params}
-    self._model = model
-    self._compiled = functools.cache(self._compile)
-    self._log_prob = jax.jit(functools.partial(model.apply, method="log_prob_from_context"))
-
-  def compile(self, lr_size: tuple[int, int]) -> None:
+  def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
     """Compiles the encoder and the drawing of one sample."""
-    self._compiled(tuple(lr_size))
+    self._sampler.program(lr_size, reserved)
 
-  def prepare(self, lr: np.ndarray) -> Context:
-    """Returns the context, on the device."""
-    condition, _ = self._compiled(lr.shape[:2])
-    context = condition(self._variables, (lr[None] / 255).astype(np.float32))
-    return jax.block_until_ready(context)
+  def prepare(self, lr: np.ndarray, reserved: int, times: Times) -> Prepared:
+    """Returns the context, on the device, if the image is one tile."""
+    return self._sampler.prepare((lr / 255).astype(np.float32), reserved, times)
 
-  def draw(self, prepared: Context, seed: int, index: int, temperature: float) -> np.ndarray:
-    """Draws sample `index` of the key of the seed; float32."""
-    _, draw = self._compiled(tuple(size // self.scale for size in prepared.hr_size))
-    key = jax.random.key(seed)
-    return np.asarray(
-      draw(self._variables, key, prepared, np.float32(temperature), np.int32(index))
-    )
+  def draw(
+    self, prepared: Prepared, seed: int, num_samples: int, temperature: float, times: Times
+  ) -> Iterator[Part]:
+    """Draws samples of the key of the seed; float32."""
+    return self._sampler.draw(prepared, seed, range(num_samples), temperature, times)
 
-  def log_prob(self, prepared: Context, hr: np.ndarray) -> tuple[float, int]:
+  def log_prob(self, prepared: Prepared, hr: np.ndarray) -> tuple[float, int] | None:
     """Returns the log-density of the image as the model pads it."""
-    log_prob = self._log_prob(self._variables, hr[None], prepared)
-    return float(log_prob[0]), math.prod(prepared.padded_size)
-
-  def _compile(self, lr_size: tuple[int, int]) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
-    condition = jax.jit(functools.partial(self._model.apply, method="condition"))
-
-    def draw(
-      variables: Any, key: jax.Array, context: Context, temperature: jax.Array, index: jax.Array
-    ) -> jax.Array:
-      arguments = key, context, temperature, 1, index
-      return self._model.apply(variables, *arguments, method="sample_from_context")[0, 0]
-
-    lr = jax.ShapeDtypeStruct((1, *lr_size, 3), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    context = jax.eval_shape(condition, self._variables, lr)
-    scalars = [jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32)]
-    return (
-      condition.lower(self._variables, lr).compile(),
-      jax.jit(draw).lower(self._variables, key, context, *scalars).compile(),
-    )
-
-
-def trained_system(name: str, model: Model, params: Any) -> System:
-  """The system that a trained model is."""
-  return (Deterministic if isinstance(model, SuperResolver) else Flow)(name, model, params)
+    if prepared.context is None or not self.stochastic:
+      return None
+    padded = pad_as_model(hr, self.scale * self._sampler.model.lr_multiple)
+    log_prob = self._log_prob(self._sampler.variables, padded[None], prepared.context)
+    return float(log_prob[0]), padded[..., 0].size
