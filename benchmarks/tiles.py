@@ -1,6 +1,6 @@
 """How much tiles differ from the whole image, against their overlap, for a trained model.
 
-python benchmarks/tiles.py --workdir=W [--overlaps=8,16,24] [--temperatures=0,0.9]
+python -m benchmarks.tiles --workdir=W [--overlaps=8,16,24] [--temperatures=0,0.9]
 
 Prints, for each bundled validation photograph, the largest difference in grey levels (of clipped
 values) between the image computed whole and computed in tiles, and the 99.9th percentile.

@@ -321,7 +321,7 @@ def test_markdown_has_the_published_columns():
     report.Row("a", "bicubic", (8, 8), fake_scores(nll=None)),
     report.Row("a", "mine", (8, 8), fake_scores()),
   ]
-  table = report.markdown_table(4, {"bicubic": None, "mine": 8_414_064}, rows)
+  table = report.markdown_table(report.table_cells(4, {"bicubic": None, "mine": 8_414_064}, rows))
   lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
   heading = "x4 Params time LR-PSNR PSNR SSIM LPIPS~mean global local diversity nll"
   assert lines[0] == [name.replace("~", " ") for name in heading.split()]
@@ -333,7 +333,7 @@ def test_markdown_has_the_published_columns():
 
 def test_json_is_strict_about_infinity():
   rows = [report.Row("a", "s", (8, 8), fake_scores(lr_psnr=(math.inf, 50.0)))]
-  text = report.json_summary({"seed": 1}, {"s": None}, rows)
+  text = report.strict_json(report.summary({"seed": 1}, {"s": None}, rows))
   content = json.loads(text, parse_constant=pytest.fail)
   assert content["seed"] == 1
   image = content["systems"]["s"]["images"]["a"]

@@ -116,7 +116,9 @@ def curves(rows: Sequence[Row]) -> dict[str, list[float]]:
   return {name: np.mean([curve[name] for curve in own], 0).tolist() for name in own[0]}
 
 
-def markdown_table(scale: int, params: Mapping[str, int | None], rows: Sequence[Row]) -> str:
+def table_cells(
+  scale: int, params: Mapping[str, int | None], rows: Sequence[Row]
+) -> list[list[str]]:
   """Formats the averages in the columns of the published tables.
 
   Args:
@@ -125,15 +127,20 @@ def markdown_table(scale: int, params: Mapping[str, int | None], rows: Sequence[
     rows: The scores of all systems on all images.
 
   Returns:
-    A Markdown table with aligned columns; '-' for what was not measured.
+    Lines of cells, the heading first; '-' for what was not measured.
   """
   lines = [[f"x{scale}", "Params", *(heading for heading, _, _ in _COLUMNS)]]
   for system, count in params.items():
     means = averages([row for row in rows if row.system == system])
     cells = ["-" if means[key] is None else form.format(means[key]) for _, key, form in _COLUMNS]
     lines.append([system, _human(count), *cells])
-  widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-  lines.insert(1, ["-" * width for width in widths])
+  return lines
+
+
+def markdown_table(cells: Sequence[Sequence[str]]) -> str:
+  """Formats `table_cells` as Markdown with aligned columns."""
+  widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+  lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
   rows_of_text = (
     " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
     for line in lines
@@ -160,9 +167,9 @@ def csv_table(rows: Sequence[Row]) -> str:
   return text.getvalue()
 
 
-def json_summary(
+def summary(
   about: Mapping[str, Any], params: Mapping[str, int | None], rows: Sequence[Row]
-) -> str:
+) -> dict[str, Any]:
   """Collects all that was measured.
 
   Args:
@@ -171,8 +178,7 @@ def json_summary(
     rows: The scores.
 
   Returns:
-    Strict JSON: `about`, then for each system the averages and each image's scores, sample by
-    sample. Infinities and NaN, which JSON lacks, are the strings that Python's `float` reads.
+    `about`, then for each system the averages and each image's scores, sample by sample.
   """
   systems = {}
   for system, count in params.items():
@@ -194,8 +200,12 @@ def json_summary(
         for row in own
       },
     }
-  content = _strict({**about, "systems": systems})
-  return json.dumps(content, indent=2, allow_nan=False) + "\n"
+  return {**about, "systems": systems}
+
+
+def strict_json(content: Mapping[str, Any]) -> str:
+  """Writes strict JSON: infinities and NaN become the strings that Python's `float` reads."""
+  return json.dumps(_strict(content), indent=2, allow_nan=False) + "\n"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

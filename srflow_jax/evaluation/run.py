@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from srflow_jax import metrics
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import report, sheets
+from srflow_jax.evaluation import plots, report, sheets
 from srflow_jax.evaluation.evaluator import Settings, evaluate_image
 from srflow_jax.evaluation.inputs import EvalImage, find_images, validation_folders
+from srflow_jax.evaluation.latex import latex_table
+from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.systems import Bicubic, System, Trained
 from srflow_jax.images import write_png
 from srflow_jax.model import count_parameters
@@ -95,6 +97,7 @@ def evaluate_workdirs(
       "version": metrics.PROTOCOL_VERSION,
       "uint8": settings.uint8_mode,
     },
+    "scale": int(scale),
     "command": command,
     "hr_dir": hr_dir or (None if lr_dir else "scikit-image's photographs"),
     "lr_dir": lr_dir or None,
@@ -139,7 +142,7 @@ def evaluate_systems(
     systems: The systems, in the table's order; their names differ.
     images: The images.
     output: The folder: `samples/SYSTEM/IMAGE_00.png`, `sheets/IMAGE.png`, `table.md`,
-      `per_image.csv`, `summary.json`.
+      `table.tex`, `per_image.csv`, `summary.json`, `report.html`.
     settings: How samples are drawn.
     about: How the evaluation was made, for the summary.
 
@@ -172,12 +175,30 @@ def evaluate_systems(
           write_png(output / "samples" / system.name / f"{image.name}_{index:02d}.png", sample)
       write_png(output / "sheets" / f"{image.name}.png", _sheet(systems, drawn, lr, hr))
 
-  table = report.markdown_table(scale, params, rows)
+  _write_report(output, about, params, rows, settings, images)
+  table = report.markdown_table(report.table_cells(scale, params, rows))
   note = _note(about, settings, len(images))
-  report.write_text(output / "table.md", f"{table}\n{note}\n")
+  return f"{table}\n{note}\nTables, samples, sheets and the page report.html: {output}"
+
+
+def _write_report(
+  output: pathlib.Path,
+  about: Mapping[str, Any],
+  params: Mapping[str, int | None],
+  rows: Sequence[report.Row],
+  settings: Settings,
+  images: Sequence[EvalImage],
+) -> None:
+  cells = report.table_cells(about["scale"], params, rows)
+  note = _note(about, settings, len(images))
+  summary = report.summary(about, params, rows)
+  drawn = plots.plots(summary)
+  paths = {image.name: output / "sheets" / f"{image.name}.png" for image in images}
+  report.write_text(output / "table.md", f"{report.markdown_table(cells)}\n{note}\n")
+  report.write_text(output / "table.tex", latex_table(cells))
   report.write_text(output / "per_image.csv", report.csv_table(rows))
-  report.write_text(output / "summary.json", report.json_summary(about, params, rows))
-  return f"{table}\n{note}\nTables, samples and comparison sheets: {output}"
+  report.write_text(output / "summary.json", report.strict_json(summary))
+  report.write_text(output / "report.html", html_page(summary, cells, note, drawn, paths))
 
 
 def make_folder(path: pathlib.Path) -> None:

@@ -1,0 +1,48 @@
+"""The table of an evaluation in LaTeX, laid out as the published ones."""
+
+from collections.abc import Sequence
+
+_ESCAPED = {character: f"\\{character}" for character in "&%$#_{}"} | {
+  "\\": r"\textbackslash{}",
+  "~": r"\textasciitilde{}",
+  "^": r"\textasciicircum{}",
+}
+_LPIPS = ("LPIPS mean", "global", "local")  # columns that stand together under one heading
+
+
+def latex_table(cells: Sequence[Sequence[str]]) -> str:
+  """Formats a table in LaTeX; it needs the package booktabs.
+
+  Args:
+    cells: Of `report.table_cells`.
+
+  Returns:
+    A `tabular`, with LPIPS over its three columns.
+  """
+  heading = list(cells[0])
+  first = heading.index(_LPIPS[0])
+  above = "& " * first + rf"\multicolumn{{{len(_LPIPS)}}}{{c}}{{LPIPS}}"
+  above += " &" * (len(heading) - first - len(_LPIPS))
+  heading[first] = "mean"
+  lines = [_line(line) for line in (heading, *cells[1:])]
+  rule = rf"\cmidrule(lr){{{first + 1}-{first + len(_LPIPS)}}}"
+  return "\n".join(
+    [
+      r"% \usepackage{booktabs}",
+      rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}",
+      r"\toprule",
+      above + r" \\",
+      rule,
+      lines[0],
+      r"\midrule",
+      *lines[1:],
+      r"\bottomrule",
+      r"\end{tabular}",
+      "",
+    ]
+  )
+
+
+def _line(cells: Sequence[str]) -> str:
+  escaped = ("".join(_ESCAPED.get(character, character) for character in cell) for cell in cells)
+  return " & ".join(escaped) + r" \\"

@@ -1,0 +1,97 @@
+"""The report as one HTML page that needs no other file."""
+
+import base64
+import html
+import io
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+_JPEG_QUALITY = 88  # of sheets in the page; the files beside it are PNG
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid #ccc; padding: .25rem .7rem; text-align: right }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100%; height: auto }
+pre { background: #f4f4f4; overflow-x: auto; padding: .7rem }
+figure { margin: 1.5rem 0 }
+.table { overflow-x: auto }
+"""
+
+
+def html_page(
+  summary: Mapping[str, Any],
+  cells: Sequence[Sequence[str]],
+  note: str,
+  plots: Mapping[str, bytes],
+  sheets: Mapping[str, pathlib.Path],
+) -> str:
+  """Makes the page.
+
+  Args:
+    summary: As `report.summary` makes it.
+    cells: The table, its heading first.
+    note: What stands under it.
+    plots: PNG files by title.
+    sheets: Comparison sheets by image.
+
+  Returns:
+    HTML with all pictures inside.
+  """
+  title = f"Super-resolution x{summary['scale']}: " + ", ".join(
+    dict.fromkeys(model["workdir"] for model in summary["models"].values())
+  )
+  parts = [
+    f"<h1>{html.escape(title)}</h1>",
+    _table(cells),
+    f"<p>{html.escape(note)}</p>",
+    "<h2>Command</h2>",
+    f"<pre>{html.escape(summary['command'])}</pre>",
+  ]
+  if plots:
+    parts.append("<h2>Plots</h2>")
+  for heading, png in plots.items():
+    parts.append(_figure(heading, "image/png", png))
+  parts.append("<h2>Images</h2>")
+  for name, path in sheets.items():
+    parts.append(_figure(name, "image/jpeg", _jpeg(path)))
+  parts.append("<h2>Configuration</h2>")
+  for workdir, config in summary["configs"].items():
+    text = html.escape(json.dumps(config, indent=2))
+    parts.append(f"<details><summary>{html.escape(workdir)}</summary><pre>{text}</pre></details>")
+  return (
+    f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta name="viewport" content="width=device-width">\n'
+    f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+    + "\n".join(parts)
+    + "\n</body>\n</html>\n"
+  )
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+  lines = []
+  for tag, line in zip(("th", *["td"] * (len(cells) - 1)), cells, strict=True):
+    lines.append("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line))
+  rows = "\n".join(f"<tr>{line}</tr>" for line in lines)
+  return f'<div class="table"><table>\n{rows}\n</table></div>'
+
+
+def _figure(caption: str, kind: str, content: bytes) -> str:
+  data = base64.b64encode(content).decode()
+  caption = html.escape(caption)
+  return (
+    f'<figure><figcaption>{caption}</figcaption><img alt="{caption}" '
+    f'src="data:{kind};base64,{data}"></figure>'
+  )
+
+
+def _jpeg(path: pathlib.Path) -> bytes:
+  file = io.BytesIO()
+  with Image.open(path) as picture:
+    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY)
+  return file.getvalue()

@@ -1,0 +1,96 @@
+"""Plots of an evaluation, as PNG files in memory."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_SIZE = 6.0, 4.0  # inches
+_DPI = 110
+
+
+def plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
+  """Draws what a summary has numbers for.
+
+  Args:
+    summary: As `report.summary` makes it.
+
+  Returns:
+    By title: LPIPS against PSNR; diversity against temperature, for several temperatures; LPIPS
+    and diversity against the number of samples. None for LR images alone, which have no scores.
+  """
+  systems = {
+    name: system
+    for name, system in summary["systems"].items()
+    if system["averages"]["psnr"] is not None
+  }
+  if not systems:
+    return {}
+  groups = _groups(summary["models"], systems)
+  made = {"LPIPS against PSNR": _draw(_lpips_against_psnr, groups)}
+  if any(len(group) > 1 for group in groups.values()):
+    made["Diversity against temperature"] = _draw(_diversity_against_temperature, groups)
+  several = {
+    name: system["curves"]
+    for name, system in systems.items()
+    if len(system["curves"]["global"]) > 1
+  }
+  if several:
+    for what in ("global", "local", "diversity"):
+      heading = "Diversity" if what == "diversity" else f"LPIPS {what}"
+      made[f"{heading} over the number of samples"] = _draw(_over_samples, several, what)
+  return made
+
+
+Group = list[tuple[float | None, Mapping[str, float]]]  # temperatures and averages
+
+
+def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, Group]:
+  """The averages by run, each in the order of temperatures; systems without one stand alone."""
+  groups: dict[str, Group] = {}
+  for name, system in systems.items():
+    model = models.get(name)
+    group = model["workdir"] if model else name
+    temperature = model["temperature"] if model else None
+    groups.setdefault(group, []).append((temperature, system["averages"]))
+  for group in groups.values():
+    group.sort(key=lambda item: item[0] or 0.0)
+  return groups
+
+
+def _lpips_against_psnr(axes: Axes, groups: Mapping[str, Group]) -> None:
+  for name, group in groups.items():
+    x = [averages["psnr"] for _, averages in group]
+    y = [averages["lpips_mean"] for _, averages in group]
+    axes.plot(x, y, "o-", label=name)
+    if len(group) > 1:
+      for (temperature, _), *point in zip(group, x, y, strict=True):
+        axes.annotate(f"{temperature:g}", point, xytext=(4, 4), textcoords="offset points")
+  axes.set(xlabel="PSNR [dB], more is better", ylabel="LPIPS mean, less is better")
+
+
+def _diversity_against_temperature(axes: Axes, groups: Mapping[str, Group]) -> None:
+  for name, group in groups.items():
+    if len(group) > 1:
+      axes.plot([t for t, _ in group], [a["diversity"] for _, a in group], "o-", label=name)
+  axes.set(xlabel="temperature", ylabel="diversity [%]")
+
+
+def _over_samples(axes: Axes, curves: Mapping[str, Any], what: str) -> None:
+  for name, curve in curves.items():
+    axes.plot(range(1, len(curve[what]) + 1), curve[what], "o-", label=name)
+  label = "diversity [%]" if what == "diversity" else f"LPIPS {what}"
+  axes.set(xlabel="samples", ylabel=label)
+
+
+def _draw(plot: Any, *arguments: Any) -> bytes:
+  figure = Figure(_SIZE, layout="constrained")
+  axes: Axes = figure.subplots()
+  plot(axes, *arguments)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize="small")
+  file = io.BytesIO()
+  figure.savefig(file, format="png", dpi=_DPI)
+  return file.getvalue()

@@ -1,0 +1,102 @@
+"""The page, its plots, and the LaTeX table."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from srflow_jax import evaluation, images, metrics
+from srflow_jax.evaluation import report
+from srflow_jax.evaluation.latex import latex_table
+from srflow_jax.evaluation.page import html_page
+from srflow_jax.evaluation.plots import plots
+
+
+def scores(level, count):
+  maps = np.random.default_rng(0).uniform(level, level + 0.1, (count, 4, 4))
+  return evaluation.Scores(
+    1.0, 0.5, (40.0,) * count, (30 - level,) * count, (0.5,) * count, metrics.scores_of_maps(maps)
+  )
+
+
+def summary_of(systems):
+  """A summary of systems {name: (temperature or None, number of samples)} on one image."""
+  rows = [
+    report.Row("a", name, (8, 8), scores(0.1 * i, count))
+    for i, (name, (_, count)) in enumerate(systems.items())
+  ]
+  models = {
+    name: {"workdir": "runs/<mine>", "temperature": temperature}
+    for name, (temperature, _) in systems.items()
+    if temperature is not None
+  }
+  about = {"scale": 4, "command": "python evaluate.py '<x>'", "models": models}
+  about["configs"] = {"runs/<mine>": {"seed": 1}}
+  params = dict.fromkeys(systems, 1000)
+  return report.summary(about, params, rows), report.table_cells(4, params, rows)
+
+
+def test_latex_has_the_published_layout():
+  _, cells = summary_of({"bicubic": (None, 1), "a_b & 50%": (0.9, 2)})
+  lines = latex_table(cells).splitlines()
+  assert lines[1] == r"\begin{tabular}{lrrrrrrrrrr}"
+  assert r"\multicolumn{3}{c}{LPIPS}" in lines[3] and r"\cmidrule(lr){7-9}" in lines
+  assert next(line for line in lines if line.startswith("bicubic & 1k & 1.50s & 40.00"))
+  assert next(line for line in lines if line.startswith(r"a\_b \& 50\% & "))
+  rows = [line for line in lines if line.endswith(r"\\")]
+  # Every line has eleven columns, the first with three of them in one.
+  assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [8, 10, 10, 10]
+
+
+def test_plots_are_of_what_was_measured():
+  one, _ = summary_of({"bicubic": (None, 1), "m": (0.9, 1)})
+  assert list(plots(one)) == ["LPIPS against PSNR"]
+  several, _ = summary_of({"bicubic": (None, 1), "m t=0": (0, 3), "m t=1": (1, 3)})
+  assert [title.split()[0] for title in plots(several)] == [
+    "LPIPS",
+    "Diversity",
+    "LPIPS",
+    "LPIPS",
+    "Diversity",
+  ]
+  alone = {"systems": {"m": {"averages": {"psnr": None}}}, "models": {}}
+  assert plots(alone) == {}
+
+
+@pytest.fixture
+def page(tmp_path):
+  summary, cells = summary_of({"bicubic": (None, 1), "m t=0": (0, 3), "m t=1": (1, 3)})
+  sheet = tmp_path / "sheet.png"
+  images.write_png(sheet, np.zeros((40, 60, 3), np.uint8))
+  path = tmp_path / "report.html"
+  path.write_text(html_page(summary, cells, "a note & more", plots(summary), {"<a>": sheet}))
+  return path
+
+
+def test_page_is_self_contained(page):
+  text = page.read_text()
+  sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+  assert len(sources) == 6 and all(source.startswith("data:image/") for source in sources)
+  assert "python evaluate.py &#x27;&lt;x&gt;&#x27;" in text and "a note &amp; more" in text
+  assert "&lt;a&gt;" in text and "<a>" not in text and '"seed": 1' not in text.split("<pre>")[0]
+
+
+def test_page_opens_in_a_browser_and_shows_its_pictures(page, tmp_path):
+  """A script, added for the test, replaces the page by the widths of its pictures."""
+  names = ("chromium", "chromium-browser", "google-chrome")
+  browser = next(filter(None, map(shutil.which, names)), None)
+  if browser is None:
+    pytest.skip("no chromium")
+  script = (
+    "<script>addEventListener('load', () => { document.title = "
+    "Array.from(document.images, i => i.complete ? i.naturalWidth : 0).join(' ') })</script>"
+  )
+  page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
+  command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+  command += [f"--user-data-dir={tmp_path / 'profile'}", pathlib.Path(page).as_uri()]
+  dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+  widths = re.search(r"<title>([\d ]*)</title>", dom)
+  assert widths and len(widths[1].split()) == 6 and min(map(int, widths[1].split())) >= 60
