@@ -21,7 +21,7 @@ from srflow_jax.model import Model, SuperResolver
 from srflow_jax.tiles import Tiling, tiling
 
 _GB = 10**9
-_PROCESS_BYTES = 0.75 * _GB  # of Python, JAX and compiled programs, on a CPU part of the budget
+_PROCESS_BYTES = 1.0 * _GB  # of Python, JAX and compiled programs, on a CPU part of the budget
 # Bytes that a pixel of LR takes at most, over those of its context, before the compiler has said.
 _FIRST_GUESS = 4.0
 

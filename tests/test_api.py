@@ -118,8 +118,8 @@ def test_arguments_that_cannot_be_used(model, pair, call, message):
 
 
 def test_image_beyond_the_budget(workdir, pair):
-  small = srflow_jax.load(workdir, max_memory_gb=0.7501, tile_overlap=4)
-  with pytest.raises(InputError, match=r"17x13|18x14.*does not fit 0\.75 GB"):
+  small = srflow_jax.load(workdir, max_memory_gb=1.0001, tile_overlap=4)
+  with pytest.raises(InputError, match=r"17x13|18x14.*does not fit 1\.00 GB"):
     small.sample(pair[1])
 
 

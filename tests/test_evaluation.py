@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import functools
 import json
 import math
@@ -450,6 +451,48 @@ def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):
   assert one["averages"]["psnr"] != other["averages"]["psnr"]
   for key, value in one["other_uint8"].items():
     assert value == other["averages"][key]
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(workdir, hr_dir, monkeypatch):
+  output = workdir / "evaluation"
+  settings = evaluation.Settings(num_samples=2)
+
+  def evaluate(kill_at=None, **changes):
+    """Evaluates; returns (image's size, system) of what was really drawn."""
+    calls = []
+
+    def draw(system, lr, hr, *arguments):
+      if len(calls) == kill_at:
+        raise KeyboardInterrupt
+      calls.append((hr.shape, system.name))
+      return evaluation.evaluate_image(system, lr, hr, *arguments)
+
+    monkeypatch.setattr(run, "evaluate_image", draw)
+    chosen = dataclasses.replace(settings, **changes)
+    run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", chosen, f"killed: {kill_at}")
+    return calls
+
+  def report_of_the_evaluation():
+    systems = json.loads((output / "summary.json").read_text())["systems"]
+    for entry in systems.values():
+      for values in (entry["averages"], *entry["images"].values()):
+        for name in ("time", "context_seconds", "sample_seconds"):
+          values.pop(name)
+    return systems
+
+  assert len(evaluate()) == 6
+  whole = report_of_the_evaluation()
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(kill_at=3)
+  with open(output / "progress.jsonl", "a") as file:
+    file.write('{"image": "thr')  # killed while it wrote
+  assert not (output / "sheets" / "three.png").exists()  # the first evaluation's was removed
+  assert len(evaluate()) == 3
+  assert report_of_the_evaluation() == whole and not (output / "progress.jsonl").exists()
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(kill_at=4)
+  assert len(evaluate(seed=1)) == 6  # another evaluation begins anew
+  assert report_of_the_evaluation() != whole
 
 
 def test_runs_of_different_scales_are_refused(workdir, hr_dir, monkeypatch):

@@ -1,6 +1,7 @@
 """An evaluation from beginning to end: a trained model beside bicubic, on a set of images."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import pathlib
@@ -18,8 +19,9 @@ from srflow_jax.evaluation.evaluator import Settings, evaluate_image
 from srflow_jax.evaluation.inputs import EvalImage, find_images, validation_folders
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.page import html_page
+from srflow_jax.evaluation.progress import Progress, fingerprint
 from srflow_jax.evaluation.systems import Bicubic, System, Trained
-from srflow_jax.images import write_png
+from srflow_jax.images import read_image, write_png
 from srflow_jax.model import count_parameters
 from srflow_jax.sampling import Sampler
 from srflow_jax.training.checkpoint import Run, load_run
@@ -84,12 +86,14 @@ def evaluate_workdirs(
     name = pathlib.Path(workdir).resolve().name
     own = trained_systems(name, run, temperatures, memory)
     systems += own
+    digest = _digest(run.params)
     for system in own:
       models[system.name] = {
         "workdir": os.fspath(workdir),
         "step": int(run.step),
         "temperature": settings.temperature if system.temperature is None else system.temperature,
         "params": {part: count_parameters(tree) for part, tree in run.params.items()},
+        "sha256": digest,
       }
   about = {
     "protocol": {
@@ -109,6 +113,8 @@ def evaluate_workdirs(
     "temperature": settings.temperature,
     "temperatures": list(temperatures) or [settings.temperature],
     "seed": settings.seed,
+    "max_memory_gb": memory.max_memory_gb,
+    "tile_overlap": memory.tile_overlap,
     "device": jax.devices()[0].device_kind,
     "jax": jax.__version__,
     "config": first.config.to_dict(),
@@ -116,6 +122,14 @@ def evaluate_workdirs(
   }
   output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
   return evaluate_systems(systems, images, output, settings, about)
+
+
+def _digest(params: Any) -> str:
+  """Tells checkpoints apart, by all their numbers."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(params):
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
 
 
 def trained_systems(
@@ -159,26 +173,64 @@ def evaluate_systems(
     raise InputError(f"two systems are called {twice}: rename a workdir")
   make_folder(output)
   scale = systems[0].scale
-  rows = []
-  per_pixel = sum(settings.num_samples if system.stochastic else 1 for system in systems)
-  pixels = per_pixel * sum(math.prod(image.hr_size) for image in images)
-  with tqdm(total=pixels, unit="pixel", unit_scale=True, dynamic_ncols=True) as bar:
+  progress = Progress(output, fingerprint(about, images))
+  if len(progress):
+    print(f"continuing {output}: {len(progress)} of {len(images) * len(systems)} are there")
+  with tqdm(
+    total=sum(_work(image, system, settings) for image in images for system in systems),
+    unit="pixel",
+    unit_scale=True,
+    dynamic_ncols=True,
+  ) as bar:
     for image in images:
       bar.set_description(image.name)
-      lr, hr = image.read(scale)
-      drawn = {}
-      for system in systems:
-        samples, scores = evaluate_image(system, lr, hr, settings, bar.update)
-        rows.append(report.Row(image.name, system.name, samples.shape[1:3], scores))
-        drawn[system.name] = samples
-        for index, sample in enumerate(samples):
-          write_png(output / "samples" / system.name / f"{image.name}_{index:02d}.png", sample)
-      write_png(output / "sheets" / f"{image.name}.png", _sheet(systems, drawn, lr, hr))
-
+      _evaluate_systems_on(image, systems, output, settings, progress, bar)
+  rows = [progress.get(image.name, system.name) for image in images for system in systems]
   _write_report(output, about, params, rows, settings, images)
   table = report.markdown_table(report.table_cells(scale, params, rows))
   note = _note(about, settings, len(images))
+  progress.finish()
   return f"{table}\n{note}\nTables, samples, sheets and the page report.html: {output}"
+
+
+def _work(image: EvalImage, system: System, settings: Settings) -> int:
+  """Pixels that are drawn."""
+  return math.prod(image.hr_size) * (settings.num_samples if system.stochastic else 1)
+
+
+def _evaluate_systems_on(
+  image: EvalImage,
+  systems: Sequence[System],
+  output: pathlib.Path,
+  settings: Settings,
+  progress: Progress,
+  bar: tqdm,
+) -> None:
+  """Draws, measures and shows what is not there yet."""
+  sheet = output / "sheets" / f"{image.name}.png"
+  if sheet.exists() and all(progress.get(image.name, system.name) for system in systems):
+    bar.update(sum(_work(image, system, settings) for system in systems))
+    return
+  sheet.unlink(missing_ok=True)  # an earlier evaluation's
+  lr, hr = image.read(systems[0].scale)
+  drawn = {}
+  for system in systems:
+    paths = [
+      output / "samples" / system.name / f"{image.name}_{index:02d}.png"
+      for index in range(settings.num_samples if system.stochastic else 1)
+    ]
+    if progress.get(image.name, system.name) and all(path.exists() for path in paths):
+      drawn[system.name] = np.stack([read_image(path) for path in paths])
+      bar.update(_work(image, system, settings))
+      continue
+    samples, scores = evaluate_image(system, lr, hr, settings, bar.update)
+    for path, sample in zip(paths, samples, strict=True):
+      write_png(path, sample)
+    progress.add(report.Row(image.name, system.name, samples.shape[1:3], scores))
+    drawn[system.name] = samples
+  partial = sheet.with_suffix(".partial")  # a sheet that is there is whole
+  write_png(partial, _sheet(systems, drawn, lr, hr))
+  os.replace(partial, sheet)
 
 
 def _write_report(
