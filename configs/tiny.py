@@ -1,7 +1,7 @@
 """A small x4 model that learns something in minutes on two cores: `make demo` trains it.
 
-Like DA-S it works at LR resolution throughout, which is cheap. The noise is stronger than published:
-a density that is less sharp is learnt in fewer steps, and samples stay tame.
+Like DA-S it works at LR resolution throughout, which is cheap. The noise is stronger than the
+published one: a density that is less sharp is learnt in fewer steps, and its samples stay tame.
 """
 
 from configs import base
