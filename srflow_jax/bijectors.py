@@ -120,6 +120,14 @@ def shift_and_scale(h: Array) -> tuple[Array, Array]:
   return h[..., 0], jax.nn.sigmoid(h[..., 1] + 2.0) + 1e-4
 
 
+def note_scale(layer: nn.Module, scale: Array) -> None:
+  """Keeps a layer's smallest scale for who asks for the collection `smallest_scale`.
+
+  What the inverse divides by the smallest of all says how much it enlarges errors.
+  """
+  layer.sow("smallest_scale", "scale", jnp.min(scale), jnp.minimum, lambda: jnp.inf)
+
+
 class Injector(nn.Module):
   """An affine map of all channels, given the LR features u alone (SRFlow, section 3.3).
 
@@ -149,6 +157,7 @@ class Injector(nn.Module):
   def forward_and_log_det(self, z: Array, affine: tuple[Array, Array]) -> tuple[Array, Array]:
     """Maps z `[B, h, w, C]`."""
     shift, scale = affine
+    note_scale(self, scale)
     return (z + shift) * scale, sum_event(jnp.log(scale))
 
   def inverse_and_log_det(self, z: Array, affine: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -185,6 +194,7 @@ class Coupling(nn.Module):
     """Maps z `[B, h, w, C]`."""
     a, b = z[..., : self.keep], z[..., self.keep :]
     shift, scale = shift_and_scale(self.net(a, hidden))
+    note_scale(self, scale)
     return jnp.concatenate([a, (b + shift) * scale], -1), sum_event(jnp.log(scale))
 
   def inverse_and_log_det(self, z: Array, hidden: Array) -> tuple[Array, Array]:

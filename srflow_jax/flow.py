@@ -222,18 +222,24 @@ class ConditionalFlow(nn.Module):
       for stage, downscale in zip(self.stages, self.downscales, strict=True)
     )
 
+  def forward_by_stage(
+    self, hr: Array, context: tuple[StageContext, ...]
+  ) -> tuple[Latents, tuple[Array, ...]]:
+    """Image `[B, H, W, 3]` → latents and the log-det of each stage, `[B]`, nats."""
+    z, latents, log_dets = hr, [], []
+    for stage, stage_context in zip(self.stages, context, strict=True):
+      z, latent, log_det = stage.forward_and_log_det(z, stage_context)
+      log_dets.append(log_det)
+      if latent is not None:
+        latents.append(latent)
+    return (*latents, z), tuple(log_dets)
+
   def forward_and_log_det(
     self, hr: Array, context: tuple[StageContext, ...]
   ) -> tuple[Latents, Array]:
     """Image `[B, H, W, 3]` → latents and log-det `[B]`, nats."""
-    z, latents = hr, []
-    log_det = jnp.zeros(hr.shape[0], hr.dtype)
-    for stage, stage_context in zip(self.stages, context, strict=True):
-      z, latent, stage_log_det = stage.forward_and_log_det(z, stage_context)
-      log_det += stage_log_det
-      if latent is not None:
-        latents.append(latent)
-    return (*latents, z), log_det
+    latents, log_dets = self.forward_by_stage(hr, context)
+    return latents, sum(log_dets)
 
   def inverse_and_log_det(
     self, latents: Latents, context: tuple[StageContext, ...]

@@ -46,6 +46,26 @@ class Context:
     return jax.tree.leaves(self.stages)[0].shape[0]
 
 
+@flax.struct.dataclass
+class DensityParts:
+  """What the log-density of images is the sum of, `[B]` each, nats.
+
+  Attributes:
+    log_dets: of each stage, finest first.
+    latent_log_probs: of each latent under N(0, 1), finest first.
+    latents: the latents.
+  """
+
+  log_dets: tuple[Array, ...]
+  latent_log_probs: tuple[Array, ...]
+  latents: Latents
+
+  @property
+  def log_prob(self) -> Array:
+    """The sum of all."""
+    return sum(self.log_dets) + sum(self.latent_log_probs)
+
+
 def pad_to(image: Array, size: tuple[int, int]) -> Array:
   """Pads `[B, h, w, C]` by reflection at the bottom and right to `size` (height, width)."""
   pads = [new - old for new, old in zip(size, image.shape[1:3], strict=True)]
@@ -114,6 +134,13 @@ class SRFlow(nn.Module):
     hr, log_det = self.flow.inverse_and_log_det(latents, context.stages)
     height, width = context.hr_size
     return hr[:, :height, :width], log_det
+
+  def density_parts(self, hr: Array, context: Context) -> DensityParts:
+    """What `log_prob_from_context` is the sum of."""
+    hr = pad_to(hr, context.padded_size)
+    latents, log_dets = self.flow.forward_by_stage(hr, context.stages)
+    log_probs = tuple(standard_normal_log_prob((z,)) for z in latents)
+    return DensityParts(log_dets, log_probs, latents)
 
   def log_prob_from_context(self, hr: Array, context: Context) -> Array:
     """`log p(hr | lr)`, `[B]`, nats: the latents' log-density plus the log-det."""

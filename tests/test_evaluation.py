@@ -20,7 +20,7 @@ from srflow_jax import evaluation, images, metrics
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report, run, sheets
 from srflow_jax.evaluation.inputs import find_images, validation_folders
-from srflow_jax.model import Context, build_model, init_params
+from srflow_jax.model import Context, DensityParts, build_model, init_params
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.rrdb import EncoderSpec
 from srflow_jax.sampling import Sampler
@@ -56,9 +56,13 @@ class FakeModel(nn.Module):
     mean = lr.repeat(SCALE, 1).repeat(SCALE, 2) + self.flow()
     return Context(mean, hr_size=mean.shape[1:3], padded_size=mean.shape[1:3])
 
-  def log_prob_from_context(self, hr, context):
+  def density_parts(self, hr, context):
     z = (hr - context.stages) / SIGMA
-    return jnp.sum(jax.scipy.stats.norm.logpdf(z) - jnp.log(SIGMA), (1, 2, 3))
+    log_det = -hr[0].size * jnp.log(SIGMA)[None]
+    return DensityParts((log_det,), (jnp.sum(jax.scipy.stats.norm.logpdf(z), (1, 2, 3)),), (z,))
+
+  def inverse_and_log_det(self, latents, context):
+    return context.stages + SIGMA * latents[0], None
 
   def sample_from_context(self, key, context, temperature, num_samples, first, origin):
     keys = [jax.random.fold_in(key, first + i) for i in range(num_samples)]
@@ -138,6 +142,7 @@ def test_likelihood_in_both_units(flow, hr_dir):
   scores = evaluation.evaluate_image(flow, lr, hr, evaluation.Settings(num_samples=3))[1]
   z = (hr / 255 - lr.repeat(SCALE, 0).repeat(SCALE, 1) / 255) / SIGMA
   nats = (0.5 * z**2 + 0.5 * math.log(2 * math.pi) + math.log(SIGMA)).sum()
+  assert scores.round_trip_error < 1e-3 and scores.nll_log_dets[0] < 0
   assert scores.nll == pytest.approx(nats / math.log(2) / hr[..., 0].size, rel=1e-5)
   # The noise adds its variance, 1/12 of a level, to each squared difference.
   added = 0.5 / (12 * 255**2 * SIGMA**2) / math.log(2)
@@ -223,6 +228,11 @@ def test_a_real_model_s_samples_and_nll():
   np.testing.assert_allclose(samples, np.clip(expected, 0, 1) * 255, atol=0.51)
   nll = jax.jit(functools.partial(model.apply, method="nll"))
   assert scores.nll == pytest.approx(float(nll({"params": params}, *batch)[0]), rel=1e-5)
+  assert len(scores.nll_log_dets) == len(scores.nll_latents) == 2
+  assert sum(scores.nll_log_dets + scores.nll_latents) == pytest.approx(scores.nll, rel=1e-6)
+  assert 0 <= scores.round_trip_error < 0.1
+  # At these parameters all scales are near sigmoid(2) + 1e-4.
+  assert scores.largest_inverse_scale == pytest.approx(1 / 0.881, rel=0.3)
 
 
 # Which images.

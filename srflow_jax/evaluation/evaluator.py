@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from srflow_jax import metrics
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation.systems import System
+from srflow_jax.evaluation.systems import Density, System
 from srflow_jax.sampling import Times
 
 
@@ -54,6 +55,10 @@ class Scores:
     lpips: All of LPIPS.
     nll: Bits per pixel as published, without dequantisation; None for systems without a density.
     bits_per_dim: Bits per dimension of the uniformly dequantised HR image.
+    nll_log_dets: What each stage's log-det adds to the nll.
+    nll_latents: What each latent's log-density adds to it; these and the log-dets sum to it.
+    round_trip_error: The largest difference, in grey levels, of HR from what its latents decode to.
+    largest_inverse_scale: What the flow's inverse multiplies errors by at most in one layer.
     other_uint8: What samples made into 8 bits the other way score (no likelihood, the same times).
   """
 
@@ -65,6 +70,10 @@ class Scores:
   lpips: metrics.LpipsScores | None = None
   nll: float | None = None
   bits_per_dim: float | None = None
+  nll_log_dets: tuple[float, ...] = ()
+  nll_latents: tuple[float, ...] = ()
+  round_trip_error: float | None = None
+  largest_inverse_scale: float | None = None
   other_uint8: "Scores | None" = None
 
 
@@ -117,11 +126,11 @@ def evaluate_image(
   seconds = times.context, times.samples / num_samples
   if hr is None:
     return chosen, Scores(*seconds)
-  nll, bits_per_dim = likelihood(lambda image: system.log_prob(prepared, image), hr, settings.seed)
+  of_flow = likelihood(lambda image: system.density(prepared, image), hr, settings.seed)
   (other,) = samples.values()
   scores = _measure(chosen, hr, system.scale, seconds)
   other = scores if np.array_equal(chosen, other) else _measure(other, hr, system.scale, seconds)
-  return chosen, dataclasses.replace(scores, nll=nll, bits_per_dim=bits_per_dim, other_uint8=other)
+  return chosen, dataclasses.replace(scores, **of_flow, other_uint8=other)
 
 
 def _measure(
@@ -137,25 +146,31 @@ def _measure(
 
 
 def likelihood(
-  log_prob: Callable[[np.ndarray], tuple[float, int] | None], hr: np.ndarray, seed: int
-) -> tuple[float | None, float | None]:
-  """An image's negative log-likelihood in both units.
+  density: Callable[[np.ndarray], Density | None], hr: np.ndarray, seed: int
+) -> dict[str, Any]:
+  """An image's negative log-likelihood in both units, and what it is made of.
 
   Args:
-    log_prob: Log-density, in nats, of a float32 image in [0, 1], and the number of pixels it is
-      of; None if there is no density.
+    density: Of a float32 image in [0, 1]; None if there is none.
     hr: uint8 `[H, W, 3]`.
     seed: Of the noise u, uniform on [-0.5, 0.5), that makes the levels continuous.
 
   Returns:
-    `-log2 p(hr / 255) / pixels`, the published nll, in bits per pixel without dequantisation; and
-    `-log2 p((hr + u) / 255) / (3 pixels) + log2(255)`, in bits per dimension of the 8-bit image.
-    Both are None if there is no density.
+    Fields of `Scores`: `nll`, `-log2 p(hr / 255) / pixels`, as published in bits per pixel without
+    dequantisation; `bits_per_dim`, `-log2 p((hr + u) / 255) / (3 pixels) + log2(255)`, in bits per
+    dimension of the 8-bit image; and those of the flow's consistency. None if there is no density.
   """
-  plain = log_prob(hr.astype(np.float32) / 255)
+  plain = density(hr.astype(np.float32) / 255)
   if plain is None:
-    return None, None
+    return {}
   noise = np.random.default_rng(seed).random(hr.shape, np.float32) - np.float32(0.5)
-  noisy = log_prob((hr + noise) / 255)
-  (nll, bits_per_pixel) = (-nats / (pixels * math.log(2)) for nats, pixels in (plain, noisy))
-  return nll, bits_per_pixel / 3 + math.log2(255)
+  noisy = density((hr + noise) / 255)
+  to_bits = -1 / (plain.num_pixels * math.log(2))
+  return {
+    "nll": plain.log_prob * to_bits,
+    "bits_per_dim": noisy.log_prob * to_bits / 3 + math.log2(255),
+    "nll_log_dets": tuple(nats * to_bits for nats in plain.log_dets),
+    "nll_latents": tuple(nats * to_bits for nats in plain.latent_log_probs),
+    "round_trip_error": 255 * plain.round_trip(),
+    "largest_inverse_scale": plain.largest_inverse_scale,
+  }

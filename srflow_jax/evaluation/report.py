@@ -76,6 +76,10 @@ def values(scores: Scores) -> dict[str, float | None]:
     "diversity": lpips.diversity if lpips else None,
     "nll": scores.nll,
     "bits_per_dim": scores.bits_per_dim,
+    **{f"nll_log_det_{i}": part for i, part in enumerate(scores.nll_log_dets, start=1)},
+    **{f"nll_latent_{i}": part for i, part in enumerate(scores.nll_latents, start=1)},
+    "round_trip_error": scores.round_trip_error,
+    "largest_inverse_scale": scores.largest_inverse_scale,
   }
 
 
@@ -159,11 +163,12 @@ def csv_table(rows: Sequence[Row]) -> str:
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
-  names = list(values(rows[0].scores))
+  # A flow's parts are columns of their own, which others leave empty.
+  names = list(dict.fromkeys(name for row in rows for name in values(row.scores)))
   writer.writerow(["image", "system", "height", "width", *names])
   for row in rows:
     numbers = values(row.scores)
-    writer.writerow([row.image, row.system, *row.size, *(numbers[name] for name in names)])
+    writer.writerow([row.image, row.system, *row.size, *(numbers.get(name) for name in names)])
   return text.getvalue()
 
 

@@ -1,8 +1,10 @@
 """What can be evaluated: anything that turns an LR image into one or more SR images."""
 
+import dataclasses
 import functools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -17,6 +19,31 @@ from srflow_jax.sampling import Prepared, Sampler, Times, pad_as_model
 Part = tuple[int, tuple[slice, slice], np.ndarray]
 
 _STRIP = 256  # rows that bicubic makes at a time: its intermediate sums are wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Density:
+  """The log-density of an image, in its parts.
+
+  Attributes:
+    log_dets: Nats, of each stage of the flow.
+    latent_log_probs: Nats, of each latent.
+    num_pixels: Pixels that it is of: more than the image's where the system pads it.
+    round_trip: Decodes the latents again: the largest difference from the image, 1 is white.
+    largest_inverse_scale: What the inverse multiplies errors by at most in one layer; NaN if the
+      layers do not say.
+  """
+
+  log_dets: tuple[float, ...]
+  latent_log_probs: tuple[float, ...]
+  num_pixels: int
+  round_trip: Callable[[], float]
+  largest_inverse_scale: float
+
+  @property
+  def log_prob(self) -> float:
+    """The sum of the parts."""
+    return math.fsum((*self.log_dets, *self.latent_log_probs))
 
 
 class System(Protocol):
@@ -55,11 +82,10 @@ class System(Protocol):
   ) -> Iterator[Part]:
     """Draws the first samples of a seed, part by part; `times` gets what it took."""
 
-  def log_prob(self, prepared: Any, hr: np.ndarray) -> tuple[float, int] | None:
-    """Log-density, in nats, of float32 `[H, W, 3]` in [0, 1], and the number of pixels it is of.
+  def density(self, prepared: Any, hr: np.ndarray) -> Density | None:
+    """The density of float32 `[H, W, 3]` in [0, 1].
 
-    These are more than H W where the system pads the image. None without a density, or for an
-    image that is computed in tiles.
+    None without a density, or for an image that is computed in tiles.
     """
 
 
@@ -94,7 +120,7 @@ class Bicubic:
       times.samples += time.perf_counter() - begin
       yield 0, (slice(top, top + rows), slice(0, width)), strip
 
-  def log_prob(self, prepared: np.ndarray, hr: np.ndarray) -> None:
+  def density(self, prepared: np.ndarray, hr: np.ndarray) -> None:
     """Returns None: there is no density."""
 
 
@@ -117,7 +143,11 @@ class Trained:
     # As in the published tables, a flow's encoder is not counted.
     self.num_params = count_parameters(params["flow"] if self.stochastic else params)
     self._sampler = sampler
-    self._log_prob = jax.jit(functools.partial(sampler.model.apply, method="log_prob_from_context"))
+    apply = sampler.model.apply
+    self._density_parts = jax.jit(
+      functools.partial(apply, method="density_parts", mutable=["smallest_scale"])
+    )
+    self._inverse = jax.jit(functools.partial(apply, method="inverse_and_log_det"))
 
   def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
     """Compiles the encoder and the drawing of one sample."""
@@ -133,10 +163,23 @@ class Trained:
     """Draws samples of the key of the seed; float32."""
     return self._sampler.draw(prepared, seed, range(num_samples), temperature, times)
 
-  def log_prob(self, prepared: Prepared, hr: np.ndarray) -> tuple[float, int] | None:
-    """Returns the log-density of the image as the model pads it."""
+  def density(self, prepared: Prepared, hr: np.ndarray) -> Density | None:
+    """Returns the density of the image as the model pads it."""
     if prepared.context is None or not self.stochastic:
       return None
-    padded = pad_as_model(hr, self.scale * self._sampler.model.lr_multiple)
-    log_prob = self._log_prob(self._sampler.variables, padded[None], prepared.context)
-    return float(log_prob[0]), padded[..., 0].size
+    padded = pad_as_model(hr, self.scale * self._sampler.model.lr_multiple)[None]
+    variables, context = self._sampler.variables, prepared.context
+    parts, noted = self._density_parts(variables, padded, context)
+    smallest = min(map(float, jax.tree.leaves(noted)), default=math.nan)
+
+    def round_trip() -> float:
+      back, _ = self._inverse(variables, parts.latents, context)
+      return float(np.abs(np.asarray(back) - padded).max())
+
+    return Density(
+      tuple(float(x[0]) for x in parts.log_dets),
+      tuple(float(x[0]) for x in parts.latent_log_probs),
+      padded[0, ..., 0].size,
+      round_trip,
+      1 / smallest,
+    )
