@@ -1,4 +1,4 @@
-"""Deterministic weights for the golden cases: same name, shape and seed give the same array anywhere.
+"""Deterministic weights for the golden cases: a name, shape and seed give one array anywhere.
 
 The golden cases are full-size models whose parameters are not stored but generated, each from its
 own PyTorch state-dict name. `state_dict(spec, seed)` rebuilds them with NumPy alone.
