@@ -448,6 +448,8 @@ def test_several_temperatures_and_runs_in_one_table(workdir, hr_dir):
   assert averages["work t=0.5"]["psnr"] < averages["work t=0"]["psnr"]
   sample = workdir / "evaluation" / "samples" / "other t=0.5" / "two_01.png"
   assert images.image_size(sample) == (64, 40)
+  # A column each: bicubic, four systems, HR.
+  assert images.image_size(workdir / "evaluation" / "sheets" / "two.png")[1] > 6 * sheets.PANEL
 
 
 def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):

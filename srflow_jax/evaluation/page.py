@@ -18,7 +18,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid #ccc; padding: .25rem .7rem; text-align: right }
 th:first-child, td:first-child { text-align: left }
 img { max-width: 100%; height: auto }
-pre { background: #f4f4f4; overflow-x: auto; padding: .7rem }
+pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere }
 figure { margin: 1.5rem 0 }
 .table { overflow-x: auto }
 """

@@ -83,6 +83,7 @@ def _over_samples(axes: Axes, curves: Mapping[str, Any], what: str) -> None:
     axes.plot(range(1, len(curve[what]) + 1), curve[what], "o-", label=name)
   label = "diversity [%]" if what == "diversity" else f"LPIPS {what}"
   axes.set(xlabel="samples", ylabel=label)
+  axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _draw(plot: Any, *arguments: Any) -> bytes:

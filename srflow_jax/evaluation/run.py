@@ -277,19 +277,23 @@ def _sheet(
   lr: np.ndarray,
   hr: np.ndarray | None,
 ) -> np.ndarray:
-  """The sheet of one image: single images, then sets of samples, then HR (or else LR)."""
-  single = [system for system in systems if not system.stochastic]
+  """The sheet of one image, with HR (or else LR) at its end.
+
+  Of one system that samples: its samples, their mean and deviation. Of several: a column a system.
+  """
   several = [system for system in systems if system.stochastic]
-  cells = [sheets.Cell(system.name, drawn[system.name][0]) for system in single]
-  for system in several:
-    prefix = system.name if len(several) > 1 else ""
-    cells += sheets.sample_cells(drawn[system.name], prefix)
+  cells = []
+  for system in systems:
+    if not system.stochastic or len(several) > 1:
+      cells.append(sheets.Cell(system.name, drawn[system.name][0]))
+    else:
+      cells += sheets.sample_cells(drawn[system.name])
   if hr is not None:
     cells.append(sheets.Cell("HR", hr))
   else:
     enlarged = lr.repeat(systems[0].scale, 0).repeat(systems[0].scale, 1)
     cells.append(sheets.Cell("LR", enlarged))
-  return sheets.comparison_sheet(cells)
+  return sheets.comparison_sheet(cells, *([len(cells)] if len(several) > 1 else []))
 
 
 def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:

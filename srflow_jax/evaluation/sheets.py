@@ -74,11 +74,12 @@ def busiest_crop(image: np.ndarray) -> tuple[int, int, int]:
   return int(top), int(left), side
 
 
-def comparison_sheet(cells: list[Cell]) -> np.ndarray:
+def comparison_sheet(cells: list[Cell], columns: int = _COLUMNS) -> np.ndarray:
   """Draws a sheet: each picture whole, and under it the crop where the first has most edges.
 
   Args:
     cells: The pictures, row by row.
+    columns: Of the sheet.
 
   Returns:
     uint8 `[H, W, 3]`.
@@ -88,7 +89,7 @@ def comparison_sheet(cells: list[Cell]) -> np.ndarray:
   factor = min(PANEL / width, PANEL / height)
   whole = (max(1, round(width * factor)), max(1, round(height * factor)))
   cell_height = _LABEL_HEIGHT + whole[1] + _GAP // 2 + PANEL + _GAP
-  columns = min(_COLUMNS, len(cells))
+  columns = min(columns, len(cells))
   rows = -(-len(cells) // columns)
   size = (columns * (PANEL + _GAP) + _GAP, rows * cell_height + _GAP)
   sheet = Image.new("RGB", size, _BACKGROUND)
