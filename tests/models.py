@@ -17,7 +17,7 @@ def small_model(name: str) -> SRFlow:
   model = importlib.import_module(f"configs.{name}").get_config().model.to_dict()
   model["encoder"] |= {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1)}
   conditioner = model["conditioner"]
-  conditioner["width"] = 6
+  conditioner["width"] = 12  # fewer can all be dead ReLUs
   if conditioner["num_hidden"] > 4:  # DA-D: two groups are enough to be groups
     conditioner["num_hidden"] = 2 * conditioner["residual_every"]
   model["stages"] = [stage | {"steps": min(stage["steps"], 2)} for stage in model["stages"]]
