@@ -105,27 +105,23 @@ def has_checkpoint(workdir: pathlib.Path) -> bool:
     return manager.latest_step() is not None
 
 
+def _rest(state: TrainState) -> dict[str, Any]:
+  """All of a state but its parameters, which are an item of their own: evaluation needs no more."""
+  fields = (field.name for field in dataclasses.fields(state))
+  return {name: getattr(state, name) for name in fields if name != "params"}
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
   """Begins to save a state under its step; training may go on meanwhile."""
-  rest = {
-    "step": state.step,
-    "opt_state": state.opt_state,
-    "skipped": state.skipped,
-    "skipped_in_a_row": state.skipped_in_a_row,
-  }
-  items = {"params": ocp.args.StandardSave(state.params), "rest": ocp.args.StandardSave(rest)}
+  save_item = ocp.args.StandardSave
+  items = {"params": save_item(state.params), "rest": save_item(_rest(state))}
   manager.save(int(state.step), args=ocp.args.Composite(**items))
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
   """Restores the latest checkpoint with the shapes, types and sharding of `like`."""
-  rest = {
-    "step": like.step,
-    "opt_state": like.opt_state,
-    "skipped": like.skipped,
-    "skipped_in_a_row": like.skipped_in_a_row,
-  }
-  items = {"params": ocp.args.StandardRestore(like.params), "rest": ocp.args.StandardRestore(rest)}
+  restore_item = ocp.args.StandardRestore
+  items = {"params": restore_item(like.params), "rest": restore_item(_rest(like))}
   saved = manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
   return TrainState(params=saved["params"], **saved["rest"])
 
