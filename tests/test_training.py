@@ -17,7 +17,8 @@ from srflow_jax.errors import InputError
 from srflow_jax.model import build_model, init_params
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
-from srflow_jax.training.step import create_state, learning_rate_schedule, make_train_step
+from srflow_jax.training.optimizer import learning_rate_schedule
+from srflow_jax.training.step import create_state, make_train_step
 from srflow_jax.weights import published
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -54,7 +55,7 @@ def test_published_training_run():
   model = build_model(config.model)
   state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])
   params = jax.tree.map(jnp.asarray, published.from_state_dict(model, state_dict))
-  state = create_state(config.optim, params)
+  state = create_state(config.optim, params, jax.random.key(0))
   step = make_train_step(model, config, parts=("flow",))
   # The step takes 8-bit images; the golden ones are floats, which it divides by 255 all the same.
   batch = {"hr": 255 * arrays["gt"], "lr": 255 * arrays["lr"]}
@@ -76,11 +77,15 @@ def micro_state(config, seed=0):
   }
   hr, lr = (batch[name] / np.float32(255) for name in ("hr", "lr"))
   params = init_params(model, jax.random.key(0), hr, lr)
-  return model, create_state(config.optim, params), batch
+  return model, create_state(config.optim, params, jax.random.key(0)), batch
 
 
 def copied(tree):
-  return jax.tree.map(np.array, tree)
+  def copy(leaf):
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.array(jax.random.key_data(leaf) if is_key else leaf)
+
+  return jax.tree.map(copy, tree)
 
 
 def assert_equal(tree, other):

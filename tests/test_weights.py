@@ -22,7 +22,7 @@ from srflow_jax.resize import bicubic_resize
 from srflow_jax.sampling import Sampler
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
-from srflow_jax.training.step import learning_rate_schedule
+from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from srflow_jax.weights.encoders import starting_encoder

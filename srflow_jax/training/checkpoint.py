@@ -1,7 +1,8 @@
 """What a run leaves in its workdir, and how it is read again.
 
 W/config.json     the resolved configuration
-W/checkpoints/N/  after N steps: `params`, and `rest` (all else that training needs)
+W/checkpoints/N/  after N steps: `params`, `ema` if there is one, and `rest` (all else that
+                  training needs)
 """
 
 import dataclasses
@@ -92,7 +93,7 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 def checkpoint_manager(workdir: pathlib.Path, keep: int | None = None) -> ocp.CheckpointManager:
   """Orbax's manager of a workdir's checkpoints; `keep` the latest so many (None: all)."""
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-  handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "rest")}
+  handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "rest")}
   folder = (workdir / "checkpoints").resolve()
   return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
@@ -105,25 +106,24 @@ def has_checkpoint(workdir: pathlib.Path) -> bool:
     return manager.latest_step() is not None
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
-  """All of a state but its parameters, which are an item of their own: evaluation needs no more."""
-  fields = (field.name for field in dataclasses.fields(state))
-  return {name: getattr(state, name) for name in fields if name != "params"}
+def _items(state: TrainState) -> dict[str, Any]:
+  """A state as items: parameters and their average, all that evaluation needs, by themselves."""
+  rest = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+  items = {"params": rest.pop("params"), "ema": rest.pop("ema"), "rest": rest}
+  return {name: item for name, item in items.items() if item}
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
   """Begins to save a state under its step; training may go on meanwhile."""
-  save_item = ocp.args.StandardSave
-  items = {"params": save_item(state.params), "rest": save_item(_rest(state))}
+  items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
   manager.save(int(state.step), args=ocp.args.Composite(**items))
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
   """Restores the latest checkpoint with the shapes, types and sharding of `like`."""
-  restore_item = ocp.args.StandardRestore
-  items = {"params": restore_item(like.params), "rest": restore_item(_rest(like))}
+  items = {name: ocp.args.StandardRestore(item) for name, item in _items(like).items()}
   saved = manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
-  return TrainState(params=saved["params"], **saved["rest"])
+  return TrainState(params=saved["params"], ema=saved.get("ema", {}), **saved["rest"])
 
 
 def with_sharding(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX import SummaryWriter
 
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError
 from srflow_jax.model import Model, abstract_params, build_model, count_parameters, init_params
-from srflow_jax.training import checkpoint
+from srflow_jax.training import checkpoint, devices, optimizer
 from srflow_jax.training.step import TrainState, create_state, make_train_step, to_training_images
 from srflow_jax.training.validation import Validation
 from srflow_jax.weights.encoders import starting_encoder
@@ -51,14 +50,9 @@ def train(config: Any, workdir: str) -> TrainState:
   given = {} if checkpoint.has_checkpoint(workdir) else starting_encoder(config, model)
   _open_workdir(workdir, config)
 
-  mesh = Mesh(np.asarray(jax.devices()), ("data",))
-  replicated = NamedSharding(mesh, PartitionSpec())
-  put_batch = functools.partial(
-    jax.tree.map,
-    functools.partial(
-      jax.make_array_from_process_local_data, NamedSharding(mesh, PartitionSpec("data"))
-    ),
-  )
+  mesh = devices.data_mesh()
+  replicated = devices.replicated(mesh)
+  put_batch = functools.partial(devices.put_batch, mesh)
   with (
     checkpoint.checkpoint_manager(workdir, keep=config.keep_checkpoints) as manager,
     contextlib.closing(SummaryWriter(str(workdir))) as writer,
@@ -66,7 +60,9 @@ def train(config: Any, workdir: str) -> TrainState:
     if manager.latest_step() is None:
       state = jax.device_put(_initial_state(model, config, first_batch, given), replicated)
     else:
-      like = jax.eval_shape(functools.partial(create_state, config.optim), abstract_params(model))
+      like = jax.eval_shape(
+        functools.partial(create_state, config.optim), abstract_params(model), jax.random.key(0)
+      )
       state = checkpoint.restore(manager, checkpoint.with_sharding(like, replicated))
       print(f"continuing {workdir} from step {int(state.step)}", flush=True)
     sizes = {part: count_parameters(tree) for part, tree in state.params.items()}
@@ -83,11 +79,7 @@ def _check(config: Any, model: Model) -> None:
     raise InputError(
       f"config.data.hr_patch is {config.data.hr_patch}: this model needs a multiple of {multiple}"
     )
-  if config.data.batch_size < 1 or config.data.batch_size % jax.device_count():
-    raise InputError(
-      f"config.data.batch_size is {config.data.batch_size}: it must be a multiple of the number "
-      f"of devices, {jax.device_count()}"
-    )
+  optimizer.check(config.optim, config.data.batch_size, jax.device_count())
   if config.optim.encoder_init and config.optim.encoder_frozen_fraction and len(model.parts) == 1:
     raise InputError(
       f"config.optim.encoder_frozen_fraction is {config.optim.encoder_frozen_fraction}: there is "
@@ -119,9 +111,10 @@ def _initial_state(model: Model, config: Any, batch: Batch, given: dict[str, Any
 
   Not compiled as a whole: that takes several times longer than it saves.
   """
-  init_key, noise_key = jax.random.split(jax.random.key(config.seed))
+  key = jax.random.key(config.seed)
+  init_key, noise_key = jax.random.split(key)
   hr, lr = to_training_images(jax.tree.map(jnp.asarray, batch), config.data.noise_std, noise_key)
-  return create_state(config.optim, init_params(model, init_key, hr, lr, given))
+  return create_state(config.optim, init_params(model, init_key, hr, lr, given), key)
 
 
 def _run_steps(
@@ -188,6 +181,8 @@ def _log(
   """Writes the mean loss since the last call and the latest of all else; returns them."""
   latest = metrics[-1] | {loss_name: float(np.mean([m[loss_name] for m in metrics]))}
   for name, value in latest.items():
+    if name == "largest":
+      continue
     writer.add_scalar(f"train/{name}", float(value), step)
   return latest
 

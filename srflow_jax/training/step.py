@@ -1,4 +1,4 @@
-"""The training step: loss, gradients, Adam, and the refusal of what is not finite."""
+"""The training step: loss, gradients, optimisation, and the refusal of what is not finite."""
 
 import functools
 from collections.abc import Callable
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from srflow_jax.model import Model
+from srflow_jax.training import optimizer
+from srflow_jax.training.largest import Largest, loss_and_largest, with_gradients
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -21,49 +23,40 @@ class TrainState:
 
   Attributes:
     step: steps done, skipped ones included.
+    key: the run's PRNG key. A step's own is this one with the step's number folded in.
     params: the model's parameters, by part: "encoder" and, if there is one, "flow".
+    ema: their moving average, likewise; {} if `optim.ema_decay` is 0.
     opt_state: each part's optimiser state. A frozen part's stays as it is, so that its Adam starts
       when it thaws.
+    rate_factor: multiplies every learning rate; 1 at first.
     skipped: steps that were not applied, since loss or gradient was not finite.
     skipped_in_a_row: those among them since the last applied one.
   """
 
   step: Array
+  key: Array
   params: Params
+  ema: Params
   opt_state: dict[str, Any]
+  rate_factor: Array
   skipped: Array
   skipped_in_a_row: Array
 
 
-def learning_rate_schedule(optim: Any, num_train_steps: int) -> optax.Schedule:
-  """The learning rate as a function of the step.
-
-  Multiplied by `decay_factor` at each fraction `decay_at` of training, and within each of
-  `cosine_cycles` equal parts (0: none) falling from there to zero as half a cosine (Loshchilov and
-  Hutter 2017).
-  """
-  boundaries = {round(at * num_train_steps): optim.decay_factor for at in optim.decay_at}
-  stepped = optax.piecewise_constant_schedule(optim.learning_rate, boundaries)
-  if not optim.cosine_cycles:
-    return stepped
-
-  def schedule(step: Array) -> Array:
-    in_cycle = (step * optim.cosine_cycles / num_train_steps) % 1
-    return stepped(step) * 0.5 * (1 + jnp.cos(jnp.pi * in_cycle))
-
-  return schedule
-
-
-def _adam(optim: Any) -> optax.GradientTransformation:
-  return optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
-
-
-def create_state(optim: Any, params: Params) -> TrainState:
-  """The state of a run that starts from `params`."""
-  opt_state = {part: _adam(optim).init(tree) for part, tree in params.items()}
-  # Three arrays, not one three times: a donated buffer may appear only once.
+def create_state(optim: Any, params: Params, key: Array) -> TrainState:
+  """The state of a run that starts from `params` with the PRNG key `key`."""
+  # A donated buffer may appear only once: hence a copy, and three zeros.
   step, skipped, skipped_in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
-  return TrainState(step, params, opt_state, skipped, skipped_in_a_row)
+  return TrainState(
+    step=step,
+    key=key,
+    params=params,
+    ema=jax.tree.map(jnp.copy, params) if optim.ema_decay else {},
+    opt_state=optimizer.init(optim, params),
+    rate_factor=jnp.ones((), jnp.float32),
+    skipped=skipped,
+    skipped_in_a_row=skipped_in_a_row,
+  )
 
 
 def to_training_images(
@@ -82,6 +75,36 @@ def to_training_images(
   return hr, lr
 
 
+def _loss_and_gradients(
+  model: Model, params: Params, parts: tuple[str, ...], images: tuple[Array, Array], splits: int
+) -> tuple[Array, Params, Largest]:
+  """The mean loss over a batch, its gradients for `parts`, and the largest values on the way.
+
+  The batch is worked off in so many `splits`, one after the other, which takes the memory of one.
+  """
+
+  def mean_loss(trained: Params, images: tuple[Array, Array]) -> tuple[Array, Largest]:
+    loss, largest = loss_and_largest(model, params | trained, *images)
+    return jnp.mean(loss), largest
+
+  trained = {part: params[part] for part in parts}
+  value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+  if splits == 1:
+    (loss, largest), gradients = value_and_grad(trained, images)
+    return loss, gradients, with_gradients(largest, gradients)
+
+  def add(total: Params, images: tuple[Array, Array]) -> tuple[Params, tuple[Array, Largest]]:
+    loss_and_aux, gradients = value_and_grad(trained, images)
+    return jax.tree.map(jnp.add, total, gradients), loss_and_aux
+
+  # Every so-manieth example, not a run of them: each device takes its share from its own part.
+  images = jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), images)
+  total, (losses, largest) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), images)
+  gradients = jax.tree.map(lambda leaf: leaf / splits, total)
+  largest = jax.tree.map(lambda values: jnp.max(values, 0), largest)
+  return jnp.mean(losses), gradients, with_gradients(largest, gradients)
+
+
 def train_step(
   state: TrainState,
   batch: dict[str, Array],
@@ -89,8 +112,8 @@ def train_step(
   model: Model,
   config: Any,
   parts: tuple[str, ...],
-) -> tuple[TrainState, dict[str, Array]]:
-  """One step of Adam on the mean of the model's loss over a batch.
+) -> tuple[TrainState, dict[str, Any]]:
+  """One step of optimisation on the mean of the model's loss over a batch.
 
   Args:
     state: the state before.
@@ -100,37 +123,38 @@ def train_step(
     parts: the parts of the parameters to train; no gradient is computed for the others.
 
   Returns:
-    The state after, and scalars: the loss under `model.loss_name`, gradient_norm, learning_rate,
-    skipped, skipped_in_a_row.
+    The state after, and scalars: the loss under `model.loss_name`, gradient_norm (before it is
+    clipped), learning_rate, skipped, skipped_in_a_row. And `largest`, for `name_of_largest`.
   """
-  key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-  hr, lr = to_training_images(batch, config.data.noise_std, key)
-
-  def mean_loss(trained: Params) -> Array:
-    return jnp.mean(model.apply({"params": state.params | trained}, hr, lr, method="loss"))
-
-  trained = {part: state.params[part] for part in parts}
-  loss, grads = jax.value_and_grad(mean_loss)(trained)
-  gradient_norm = optax.tree.norm(grads)
-  learning_rate = learning_rate_schedule(config.optim, config.num_train_steps)(state.step)
-
-  new_params, new_opt_state = {}, {}
-  for part in parts:
-    updates, new_opt_state[part] = _adam(config.optim).update(grads[part], state.opt_state[part])
-    updates = jax.tree.map(lambda u: -learning_rate * u, updates)
-    new_params[part] = optax.apply_updates(trained[part], updates)
-
-  finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-  old = (trained, {part: state.opt_state[part] for part in parts})
-  params, opt_state = jax.tree.map(
-    functools.partial(jnp.where, finite), (new_params, new_opt_state), old
+  optim = config.optim
+  key = jax.random.fold_in(state.key, state.step)
+  images = to_training_images(batch, config.data.noise_std, key)
+  loss, gradients, largest = _loss_and_gradients(
+    model, state.params, parts, images, optim.accumulation_steps
   )
+  gradient_norm = optax.tree.norm(gradients)
+  schedule = optimizer.learning_rate_schedule(optim, config.num_train_steps)
+  learning_rate = state.rate_factor * schedule(state.step)
+
+  old = {
+    name: {part: tree[part] for part in parts if part in tree}
+    for name, tree in (("params", state.params), ("opt_state", state.opt_state), ("ema", state.ema))
+  }
+  new = {}
+  new["params"], new["opt_state"] = optimizer.apply(
+    optim, learning_rate, gradients, old["opt_state"], old["params"]
+  )
+  applied = state.step - state.skipped
+  new["ema"] = (
+    optimizer.moving_average(optim, old["ema"], new["params"], applied) if state.ema else {}
+  )
+  finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+  kept = jax.tree.map(functools.partial(jnp.where, finite), new, old)
   state = state.replace(
     step=state.step + 1,
-    params=state.params | params,
-    opt_state=state.opt_state | opt_state,
     skipped=state.skipped + ~finite,
     skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+    **{name: getattr(state, name) | tree for name, tree in kept.items()},
   )
   metrics = {
     model.loss_name: loss,
@@ -138,6 +162,7 @@ def train_step(
     "learning_rate": learning_rate,
     "skipped": state.skipped,
     "skipped_in_a_row": state.skipped_in_a_row,
+    "largest": largest,
   }
   return state, metrics
 

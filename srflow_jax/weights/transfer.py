@@ -113,7 +113,9 @@ def _write_run(
     partial.chmod(0o755)
     checkpoint.write_config(partial, config)
     (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
-    state = create_state(config.optim, jax.tree.map(jnp.asarray, dict(params)))
+    state = create_state(
+      config.optim, jax.tree.map(jnp.asarray, dict(params)), jax.random.key(config.seed)
+    )
     with checkpoint.checkpoint_manager(partial, keep=1) as manager:
       checkpoint.save(manager, state)
     os.replace(partial, folder)

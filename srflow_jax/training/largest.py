@@ -1,0 +1,99 @@
+"""Where a step went wrong: the largest value at every place that it computes.
+
+Once one value is not finite nearly all that is computed from it is not either, gradients above all.
+So the places are kept in the order in which a step passes them, and the first counts.
+"""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srflow_jax.model import Model
+
+Array = jax.Array
+
+_METHODS = ("__call__", "forward_and_log_det")  # whose results are noted
+
+
+@flax.struct.dataclass
+class Largest:
+  """The largest absolute values at places of a step, in the order in which it passes them.
+
+  Attributes:
+    values: `[N]`, not a number where one of the place's values is not.
+    names: of the places.
+  """
+
+  values: Array
+  names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+
+def _by_example(tree: Any) -> Array:
+  """The largest absolute value in arrays `[B, ...]`: `[B]`, float32."""
+  maxima = [
+    jnp.max(jnp.abs(jax.lax.stop_gradient(leaf)), axis=tuple(range(1, leaf.ndim)))
+    for leaf in jax.tree.leaves(tree)
+  ]
+  return jnp.max(jnp.stack(maxima), 0).astype(jnp.float32)
+
+
+def loss_and_largest(model: Model, params: Any, hr: Array, lr: Array) -> tuple[Array, Largest]:
+  """The model's loss `[B]`, and the largest values of the images, each layer's output and the loss.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    hr: `[B, H, W, 3]`.
+    lr: `[B, h, w, 3]`.
+  """
+  called = []  # a layer comes after those that it is made of
+
+  def note(method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    result = method(*args, **kwargs)
+    layer = context.module
+    if layer.path and context.method_name in _METHODS:
+      layer.sow("largest", "output", _by_example(result), jnp.maximum, lambda: 0.0)
+      called.append((*layer.path, "output"))
+    return result
+
+  with nn.intercept_methods(note):
+    loss, noted = model.apply({"params": params}, hr, lr, method="loss", mutable=["largest"])
+  outputs = flax.traverse_util.flatten_dict(noted["largest"])
+  places = {"the batch's hr": _by_example(hr), "the batch's lr": _by_example(lr)}
+  places |= {f"the output of {'/'.join(path[:-1])}": outputs[path] for path in called}
+  places["the loss"] = _by_example(loss)
+  # One reduction over the examples of all places: with several devices, one exchange.
+  return loss, Largest(jnp.max(jnp.stack(list(places.values())), 1), tuple(places))
+
+
+def with_gradients(largest: Largest, gradients: Any) -> Largest:
+  """Adds the largest value of each parameter's gradient, in the order of the backward pass."""
+  order = {name: place for place, name in enumerate(largest.names)}
+  places = {}
+  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    layer = f"the output of {name.rpartition('/')[0]}"
+    places[f"the gradient of {name}"] = (-order.get(layer, -1), jnp.max(jnp.abs(gradient)))
+  names = sorted(places, key=lambda name: places[name][0])
+  values = jnp.stack([places[name][1].astype(jnp.float32) for name in names])
+  return Largest(jnp.concatenate([largest.values, values]), (*largest.names, *names))
+
+
+def name_of_largest(metrics: dict[str, Any]) -> str:
+  """Names the place where a step's first value that is not finite arose, else its largest value.
+
+  Args:
+    metrics: a step's, as `train_step` gives them, on the device or on the host.
+
+  Returns:
+    Such as "the output of flow/stages_0/steps_1/coupling/net (inf)".
+  """
+  largest = metrics["largest"]
+  values = np.asarray(largest.values)
+  bad = ~np.isfinite(values)
+  place = int(np.argmax(bad if bad.any() else values))
+  return f"{largest.names[place]} ({values[place]:.3g})"
