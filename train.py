@@ -4,6 +4,14 @@
 
 Any field of the configuration can be changed: `--config.model.stages[0].steps=4`. All fields stand
 in `configs/base.py`.
+
+Of several processes, on one machine or more, each is started with the address of the first and its
+own number. They share the workdir:
+
+    python train.py ... --coordinator=HOST:PORT --num_processes=2 --process_id=0
+    python train.py ... --coordinator=HOST:PORT --num_processes=2 --process_id=1
+
+SIGTERM or SIGINT saves the state and ends the run with status 75; a second one ends it at once.
 """
 
 from absl import flags
@@ -11,10 +19,22 @@ from ml_collections import config_flags
 
 from srflow_jax import cli
 from srflow_jax.errors import InputError
+from srflow_jax.training import distributed
 from srflow_jax.training.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+_ALLOW_CHANGE = flags.DEFINE_bool(
+  "allow_config_change", False, "Go on with another configuration than the run was begun with."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT at which process 0 listens, if there are several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of this run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This one's, from 0.", lower_bound=0)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "In place of these three: take them from SLURM, Open MPI or the cloud."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -22,7 +42,10 @@ def main(argv: list[str]) -> None:
   """Trains as the flags say."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
-  train(_CONFIG.value, _WORKDIR.value)
+  distributed.initialize(
+    _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
+  )
+  train(_CONFIG.value, _WORKDIR.value, _ALLOW_CHANGE.value)
 
 
 if __name__ == "__main__":

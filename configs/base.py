@@ -71,7 +71,9 @@ def get_config() -> ml_collections.ConfigDict:
   optim.encoder_init = ""
   optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
   optim.encoder_rate_factor = 1.0  # the encoder's learning rate over that of the rest
-  optim.max_skipped_steps = 20  # stop after so many non-finite steps in a row
+  # After so many non-finite steps in a row the run goes back to its latest checkpoint ...
+  optim.max_skipped_steps = 20
+  optim.rollback_rate_factor = 0.5  # ... with its learning rates times this, once; then it stops
 
   # --- The run. ---
   config.num_train_steps = 200_000
@@ -79,5 +81,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval_every_steps = 5_000  # validation nll and sample images
   config.checkpoint_every_steps = 5_000
   config.keep_checkpoints = 3  # the latest so many
+  config.keep_best = 1  # and so many of the lowest validation loss
   config.eval_temperature = 0.9  # of the sample images
   return config.lock()

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from srflow_jax.training.checkpoint import read_config
+from srflow_jax.training.workdir import read_config
 
 
 def get_config(workdir):

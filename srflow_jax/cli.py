@@ -1,4 +1,8 @@
-"""How the command-line programs start, and how they report a user's mistake: one line, status 2."""
+"""How the command-line programs start and end.
+
+A user's mistake is reported in one line, with status 2. A run that a signal stopped, and that the
+same command continues, ends with status 75.
+"""
 
 import os
 import pathlib
@@ -11,8 +15,10 @@ import jax
 from absl import app, flags, logging
 
 from srflow_jax.errors import InputError
+from srflow_jax.training.signals import Interrupted
 
 USAGE_ERROR = 2
+INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
 
 
 def _fail(message: str) -> None:
@@ -57,15 +63,36 @@ def _cache_compilations() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache / "srflow_jax"))
 
 
+def _exit(status: int) -> None:
+  """Ends this process; where it is one of several, at once."""
+  if jax.distributed.is_initialized():
+    # An ordinary end would wait for the others, and they wait in vain for this one's next step. So
+    # they find it gone and end as well.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
+
+
 def run(main: Callable[[list[str]], None]) -> None:
   """Parses flags and calls `main(argv)`; an `InputError` is printed as its one line."""
 
   def guarded(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # what libraries log as errors they also raise
     _cache_compilations()
     try:
       main(argv)
+    except Interrupted as stopped:
+      if jax.process_index() == 0:
+        print(stopped, file=sys.stderr)
+      sys.exit(INTERRUPTED)
     except InputError as error:
-      _fail(str(error))
+      print(f"error: {error}", file=sys.stderr)
+      _exit(USAGE_ERROR)
+    except Exception:
+      if not jax.distributed.is_initialized():
+        raise
+      traceback.print_exc()
+      _exit(1)
 
   app.run(guarded, flags_parser=_parse)

@@ -14,6 +14,7 @@ from srflow_jax.model import build_model
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
+from srflow_jax.training.workdir import write_config
 
 SCALE = 4
 
@@ -35,7 +36,7 @@ def workdir(tmp_path_factory):
   config = small_config()
   params = random_params(build_model(config.model), dtype=np.float32)
   params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim == 4 else leaf, params)
-  checkpoint.write_config(folder, config)
+  write_config(folder, config)
   with checkpoint.checkpoint_manager(folder, keep=1) as manager:
     params = jax.tree.map(jax.numpy.asarray, params)
     checkpoint.save(manager, create_state(config.optim, params, jax.random.key(0)))

@@ -205,7 +205,7 @@ def test_bad_workdirs_are_refused(run, tmp_path):
   (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
   config["model"]["conditioner"]["width"] = 5
   (tmp_path / "config.json").write_text(json.dumps(config))
-  with pytest.raises(InputError, match="another configuration"):
+  with pytest.raises(InputError, match="does not fit the configuration"):
     checkpoint.load_run(tmp_path)
 
 

@@ -23,6 +23,7 @@ from srflow_jax.sampling import Sampler
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
+from srflow_jax.training.workdir import config_differences, write_config
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from srflow_jax.weights.encoders import starting_encoder
@@ -125,14 +126,14 @@ def test_import_after_export_is_bit_identical(tmp_path):
   import_weights(first, str(tmp_path / "one"), config, {})
   run = checkpoint.load_run(tmp_path / "one")
   assert_equal_trees(run.params, jax.tree.map(jnp.asarray, params))
-  assert run.step == 0 and not checkpoint.config_differences(run.config, config)
+  assert run.step == 0 and not config_differences(run.config, config)
   export_weights(str(tmp_path / "one"), second)
   assert_equal_trees(files.read(second)[0], tensors)
   shipped = {name: small_config(name) for name in SHIPPED}
   import_weights(second, str(tmp_path / "two"), None, shipped)
   again = checkpoint.load_run(tmp_path / "two")
   assert_equal_trees(again.params, run.params)
-  assert not checkpoint.config_differences(again.config, run.config)
+  assert not config_differences(again.config, run.config)
 
 
 @pytest.mark.parametrize("skip", ["last_block", "first_conv"])
@@ -148,7 +149,7 @@ def test_rrdb_goes_in_and_out(skip, tmp_path):
   import_weights(file, str(tmp_path / "again"), None, {"x": x4_da.get_config(), "rrdb": config})
   again = checkpoint.load_run(tmp_path / "again")
   assert_equal_trees(again.params, jax.tree.map(jnp.asarray, params))
-  assert not checkpoint.config_differences(again.config, config)
+  assert not config_differences(again.config, config)
 
 
 def checkpoint_of(config, params, folder: pathlib.Path) -> None:
@@ -164,7 +165,7 @@ def test_import_says_what_to_do_next(tmp_path):
   config, _, tensors = small_flow("x4_da")
   text = import_weights(save(tmp_path / "x.safetensors", tensors), str(tmp_path / "W"), config, {})
   assert f"train.py --config=configs/workdir.py:{tmp_path / 'W'} --workdir=" in text
-  assert not checkpoint.config_differences(workdir.get_config(tmp_path / "W"), config)
+  assert not config_differences(workdir.get_config(tmp_path / "W"), config)
   origin = json.loads((tmp_path / "W" / "imported.json").read_text())
   assert list(origin) == ["x.safetensors"]
 
@@ -233,7 +234,7 @@ def test_rrdb_trains_with_l1_and_starts_a_flow(tmp_path):
   checkpoint_of(config, params, folder)
   going_on = workdir.get_config(folder)
   going_on.optim.encoder_init = "gone"  # what a run started from, it need not find again
-  checkpoint.write_config(folder, going_on)
+  write_config(folder, going_on)
   train(going_on, str(folder))
   run = checkpoint.load_run(folder)
   assert run.step == 1

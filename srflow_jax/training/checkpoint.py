@@ -1,27 +1,30 @@
-"""What a run leaves in its workdir, and how it is read again.
+"""Checkpoints: how they are written while training goes on, and how they are read again.
 
-W/config.json     the resolved configuration
-W/checkpoints/N/  after N steps: `params`, `ema` if there is one, and `rest` (all else that
-                  training needs)
+The one after N steps, in W/checkpoints/N, has the items `params`, `ema` if there is one, `rest`
+(all else that training needs), and the validation loss if it was computed then.
 """
 
+import contextlib
 import dataclasses
-import json
+import math
 import os
 import pathlib
-from typing import Any
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 from srflow_jax.errors import InputError
 from srflow_jax.model import SRFlow, abstract_params, build_model
 from srflow_jax.training.step import TrainState
+from srflow_jax.training.workdir import read_config
 
-# Fields that a run may change when it goes on; all others decide what its numbers mean.
-MAY_CHANGE = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
-MAY_CHANGE += ("keep_checkpoints", "eval_temperature", "data.cache_mb", "data.num_workers")
+_LOSS = "validation_loss"  # its name in a checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Run:
   Attributes:
     config: the configuration that it was trained with.
     model: the model, built from it.
-    params: the parameters of the latest checkpoint.
+    params: its parameters, or their moving average.
     step: the steps that made them.
   """
 
@@ -41,69 +44,83 @@ class Run:
   step: int
 
 
-def _plain(value: Any) -> Any:
-  """A configuration's value as JSON would give it back."""
-  return json.loads(json.dumps(value))
+def _goodness(metrics: dict[str, float]) -> float:
+  """The more, the better; a checkpoint without a validation loss is worse than any other."""
+  loss = metrics[_LOSS]
+  return -loss if math.isfinite(loss) else -math.inf
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(config, dict):
-    return {prefix: config}
-  flat = {}
-  for key, value in config.items():
-    flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
-  return flat
+def _manager(workdir: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
+  handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "rest")}
+  return ocp.CheckpointManager(
+    (workdir / "checkpoints").resolve(),
+    options=ocp.CheckpointManagerOptions(best_fn=_goodness, **options),
+    item_handlers=handlers,
+  )
 
 
-def config_differences(old: Any, new: Any) -> list[str]:
-  """The fields in which two configurations differ, as "field: old → new", may-change ones aside."""
-  old, new = (_flat(_plain(config.to_dict())) for config in (old, new))
-  return [
-    f"{field}: {old.get(field)!r} → {new.get(field)!r}"
-    for field in sorted(old | new)
-    if field not in MAY_CHANGE and old.get(field) != new.get(field)
-  ]
+@contextlib.contextmanager
+def checkpoint_manager(
+  workdir: pathlib.Path, keep: int, keep_best: int = 0
+) -> Iterator[ocp.CheckpointManager]:
+  """Orbax's manager of a workdir's checkpoints, to write them; all processes must enter it.
 
+  What a killed process left half-written is deleted. Leaving waits for what is being saved.
 
-def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-  """Writes the configuration, whole or not at all."""
-  path = workdir / "config.json"
-  partial = path.with_suffix(".json.partial")
-  partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-  os.replace(partial, path)
-
-
-def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """Reads a workdir's configuration.
+  Args:
+    workdir: the run's folder.
+    keep: the latest so many checkpoints are kept,
+    keep_best: and the so many of the lowest validation loss.
 
   Raises:
-    InputError: there is no such folder, it holds no run, or its configuration is damaged.
+    InputError: a checkpoint cannot be written; the good ones stay.
   """
-  path = workdir / "config.json"
-  if not workdir.is_dir():
-    raise InputError(f"no such workdir: {workdir}")
-  if not path.is_file():
-    raise InputError(f"no run in {workdir}: it holds no config.json")
+  policies = [
+    checkpoint_managers.LatestN(keep),
+    checkpoint_managers.BestN(get_metric_fn=_goodness, n=keep_best),
+  ]
+  manager = _manager(
+    workdir,
+    cleanup_tmp_directories=True,
+    preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+  )
   try:
-    return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
-  except (ValueError, TypeError) as error:
-    raise InputError(f"{path}: not a configuration: {error}") from error
+    yield manager
+  finally:
+    with _failures_named(manager):
+      manager.close()
 
 
-def checkpoint_manager(workdir: pathlib.Path, keep: int | None = None) -> ocp.CheckpointManager:
-  """Orbax's manager of a workdir's checkpoints; `keep` the latest so many (None: all)."""
-  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-  handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema", "rest")}
-  folder = (workdir / "checkpoints").resolve()
-  return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+def _reader(workdir: pathlib.Path) -> ocp.CheckpointManager:
+  """A manager to read with, for this process alone."""
+  here = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+  return _manager(workdir, create=False, multiprocessing_options=alone)
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
   """Whether a workdir holds a checkpoint."""
   if not (workdir / "checkpoints").is_dir():
     return False
-  with checkpoint_manager(workdir) as manager:
+  with _reader(workdir) as manager:
     return manager.latest_step() is not None
+
+
+@contextlib.contextmanager
+def _failures_named(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Makes an `InputError` of what the system refuses to write."""
+  try:
+    yield
+  except (OSError, ValueError) as error:
+    if isinstance(error, OSError):
+      reason = error.strerror
+    elif code := re.search(r"os_error_code='(\d+)'", str(error)):  # from TensorStore
+      reason = os.strerror(int(code.group(1)))
+    else:
+      raise
+    step = manager.latest_step()
+    good = "there is none yet" if step is None else f"the last good one is of step {step}"
+    raise InputError(f"cannot save to {manager.directory}: {reason}; {good}") from error
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -113,17 +130,62 @@ def _items(state: TrainState) -> dict[str, Any]:
   return {name: item for name, item in items.items() if item}
 
 
-def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
-  """Begins to save a state under its step; training may go on meanwhile."""
+def save(
+  manager: ocp.CheckpointManager, state: TrainState, validation_loss: float = math.nan
+) -> None:
+  """Begins to save a state under its step; training may go on meanwhile.
+
+  Args:
+    manager: of the run's checkpoints.
+    state: the state.
+    validation_loss: of its parameters, to find the best by; not a number if not computed.
+
+  Raises:
+    InputError: this or the previous one cannot be written; the good ones stay.
+  """
   items = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
-  manager.save(int(state.step), args=ocp.args.Composite(**items))
+  with _failures_named(manager):
+    manager.save(
+      int(state.step), args=ocp.args.Composite(**items), metrics={_LOSS: validation_loss}
+    )
+
+
+def wait(manager: ocp.CheckpointManager, only_if_done: bool = False) -> None:
+  """Waits until all is saved; `InputError` if it cannot be.
+
+  Args:
+    manager: of the run's checkpoints.
+    only_if_done: do not wait, but look whether a save that has ended was a good one.
+  """
+  if only_if_done and manager.is_saving_in_progress():
+    return
+  with _failures_named(manager):
+    manager.wait_until_finished()
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> TrainState:
-  """Restores the latest checkpoint with the shapes, types and sharding of `like`."""
-  items = {name: ocp.args.StandardRestore(item) for name, item in _items(like).items()}
-  saved = manager.restore(manager.latest_step(), args=ocp.args.Composite(**items))
-  return TrainState(params=saved["params"], ema=saved.get("ema", {}), **saved["rest"])
+  """Restores the latest checkpoint with the shapes, types and sharding of `like`.
+
+  A moving average that was not saved, since the configuration had none, starts as the parameters.
+
+  Raises:
+    InputError: the checkpoint does not fit.
+  """
+  step = manager.latest_step()
+  saved = _saved_items(manager, step)
+  items = {name: item for name, item in _items(like).items() if name != "ema" or name in saved}
+  for name, item in items.items():
+    _check_shapes(item, saved[name], manager.directory / str(step))
+  items = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+  state = manager.restore(step, args=ocp.args.Composite(**items))
+  ema = state.get("ema", jax.tree.map(jnp.copy, state["params"]) if like.ema else {})
+  return TrainState(params=state["params"], ema=ema, **state["rest"])
+
+
+def _saved_items(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+  """Names, shapes and types of what a checkpoint holds, by item."""
+  metadata = manager.item_metadata(step)
+  return {name: item.tree for name, item in metadata.items() if hasattr(item, "tree")}
 
 
 def with_sharding(tree: Any, sharding: jax.sharding.Sharding) -> Any:
@@ -133,10 +195,16 @@ def with_sharding(tree: Any, sharding: jax.sharding.Sharding) -> Any:
   )
 
 
-def _check_shapes(like: Any, saved: Any, where: pathlib.Path) -> None:
+def _stored_shape(leaf: Any) -> tuple[int, ...]:
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.eval_shape(jax.random.key_data, leaf)
+  return tuple(leaf.shape)
+
+
+def _check_shapes(like: Any, saved: Any, where: os.PathLike) -> None:
   wanted, found = (
     {
-      jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+      jax.tree_util.keystr(path, simple=True, separator="/"): _stored_shape(leaf)
       for path, leaf in leaves
     }
     for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (like, saved))
@@ -144,30 +212,51 @@ def _check_shapes(like: Any, saved: Any, where: pathlib.Path) -> None:
   for name in sorted(wanted.keys() | found.keys()):
     if wanted.get(name) != found.get(name):
       raise InputError(
-        f"{where} is of another configuration than its config.json: {name} has shape "
-        f"{found.get(name)}, the model's is {wanted.get(name)}"
+        f"{where} does not fit the configuration: {name} has shape {found.get(name)}, "
+        f"the configuration's is {wanted.get(name)}"
       )
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
-  """Loads the model of a workdir with the parameters of its latest checkpoint.
+def load_run(
+  workdir: str | os.PathLike, step: int | Literal["best"] | None = None, ema: bool = True
+) -> Run:
+  """Loads the model of a workdir with the parameters of one of its checkpoints.
+
+  Args:
+    workdir: the run's folder; training may go on in it meanwhile.
+    step: of the checkpoint; "best": the one of the lowest validation loss; None: the latest.
+    ema: whether to take the moving average of the parameters, if the run has one.
 
   Raises:
-    InputError: there is no run, no checkpoint, or one that does not fit the configuration.
+    InputError: there is no run, no such checkpoint, or one that does not fit the configuration.
   """
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
   model = build_model(config.model)
-  folder = workdir / "checkpoints"
-  if not folder.is_dir():
+  if not has_checkpoint(workdir):
     raise InputError(f"no checkpoint in {workdir}")
-  with checkpoint_manager(workdir) as manager:
-    step = manager.latest_step()
-    if step is None:
-      raise InputError(f"no checkpoint in {workdir}")
+  with _reader(workdir) as manager:
+    step = _chosen_step(manager, step)
+    saved = _saved_items(manager, step)
+    item = "ema" if ema and "ema" in saved else "params"
     like = abstract_params(model)
-    _check_shapes(like, manager.item_metadata(step)["params"].tree, folder / str(step))
+    _check_shapes(like, saved[item], workdir / "checkpoints" / str(step))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    items = {"params": ocp.args.StandardRestore(with_sharding(like, device))}
-    params = manager.restore(step, args=ocp.args.Composite(**items))["params"]
+    items = {item: ocp.args.StandardRestore(with_sharding(like, device))}
+    params = manager.restore(step, args=ocp.args.Composite(**items))[item]
   return Run(config, model, params, step)
+
+
+def _chosen_step(manager: ocp.CheckpointManager, step: int | Literal["best"] | None) -> int:
+  if step is None:
+    return manager.latest_step()
+  if step == "best":
+    best = manager.best_step()
+    metrics = manager.metrics(best)
+    if not metrics or not math.isfinite(metrics[_LOSS]):
+      raise InputError(f"no checkpoint in {manager.directory} has a validation loss")
+    return best
+  if step not in manager.all_steps():
+    steps = ", ".join(map(str, manager.all_steps()))
+    raise InputError(f"no checkpoint of step {step} in {manager.directory}; there are {steps}")
+  return step

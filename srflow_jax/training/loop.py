@@ -1,6 +1,7 @@
 """The training loop: `train(config, workdir)`."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -8,130 +9,122 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
+from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model, abstract_params, build_model, count_parameters, init_params
-from srflow_jax.training import checkpoint, devices, optimizer
-from srflow_jax.training.step import TrainState, create_state, make_train_step, to_training_images
+from srflow_jax.model import Model, abstract_params, build_model, count_parameters
+from srflow_jax.training import checkpoint, devices, distributed, start
+from srflow_jax.training.largest import name_of_largest
+from srflow_jax.training.signals import Interrupted, StopRequest
+from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
+from srflow_jax.training.workdir import check_config, lock_workdir, write_config
 from srflow_jax.weights.encoders import starting_encoder
 
-Batch = dict[str, Any]
+Metrics = dict[str, Any]
 
 
-def train(config: Any, workdir: str) -> TrainState:
+class _Diverged(Exception):
+  """Too many steps in a row were skipped; the message says when."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What a run has at hand: everything but its state."""
+
+  config: Any
+  model: Model
+  workdir: pathlib.Path
+  mesh: Mesh
+  manager: Any
+  validation: Validation
+  step_of_phase: Callable[[int], Callable[..., Any]]
+
+
+def train(config: Any, workdir: str, allow_config_change: bool = False) -> TrainState:
   """Trains a model, from the latest checkpoint of `workdir` if it has one.
 
   Args:
     config: a configuration as `configs/base.py` describes it.
     workdir: the run's folder, made if need be; it gets `config.json`, checkpoints and TensorBoard
-      events.
+      events. Several processes of one run must share it.
+    allow_config_change: whether a run may go on with another configuration than it was begun with.
 
   Returns:
     The state after the last step.
 
   Raises:
-    InputError: the configuration, the data or the workdir cannot be used, or training diverged.
+    InputError: the configuration, the data or the workdir cannot be used, a checkpoint cannot be
+      written, or training diverged, again after it went back with a lower learning rate.
+    Interrupted: SIGTERM or SIGINT came; the state is saved.
   """
   workdir = pathlib.Path(workdir)
-  model = build_model(config.model)
-  _check(config, model)
-  if (workdir / "config.json").exists():
-    if differences := checkpoint.config_differences(checkpoint.read_config(workdir), config):
-      raise InputError(f"{workdir} holds a run of another configuration: {'; '.join(differences)}")
-  first_batch = _first_batch(config)
   process = (jax.process_index(), jax.process_count())
-  val_batches = validation_batches(config.data, config.model.scale, *process)
-  given = {} if checkpoint.has_checkpoint(workdir) else starting_encoder(config, model)
-  _open_workdir(workdir, config)
+  with contextlib.ExitStack() as opened:
+    with distributed.agreement():
+      model = build_model(config.model)
+      start.check(config, model)
+      first_batch = start.first_batch(config)
+      val_batches = validation_batches(config.data, config.model.scale, *process)
+      given = {} if checkpoint.has_checkpoint(workdir) else starting_encoder(config, model)
+      if process[0] == 0:
+        opened.enter_context(lock_workdir(workdir))
+        check_config(workdir, config, allow_config_change)
 
-  mesh = devices.data_mesh()
-  replicated = devices.replicated(mesh)
-  put_batch = functools.partial(devices.put_batch, mesh)
-  with (
-    checkpoint.checkpoint_manager(workdir, keep=config.keep_checkpoints) as manager,
-    contextlib.closing(SummaryWriter(str(workdir))) as writer,
-  ):
-    if manager.latest_step() is None:
-      state = jax.device_put(_initial_state(model, config, first_batch, given), replicated)
-    else:
-      like = jax.eval_shape(
-        functools.partial(create_state, config.optim), abstract_params(model), jax.random.key(0)
-      )
-      state = checkpoint.restore(manager, checkpoint.with_sharding(like, replicated))
-      print(f"continuing {workdir} from step {int(state.step)}", flush=True)
+    mesh = devices.data_mesh()
+    replicated = devices.replicated(mesh)
+    manager = opened.enter_context(
+      checkpoint.checkpoint_manager(workdir, config.keep_checkpoints, config.keep_best)
+    )
+
+    def latest_or_initial() -> TrainState:
+      if manager.latest_step() is None:
+        return jax.device_put(start.initial_state(model, config, first_batch, given), replicated)
+      new_state = functools.partial(create_state, config.optim)
+      like = jax.eval_shape(new_state, abstract_params(model), jax.random.key(0))
+      return checkpoint.restore(manager, checkpoint.with_sharding(like, replicated))
+
+    state = latest_or_initial()
+    if process[0] == 0:
+      write_config(workdir, config)  # not before: the checkpoint may not have fitted it
+    if int(state.step):
+      _say(f"continuing {workdir} from step {int(state.step)}")
     sizes = {part: count_parameters(tree) for part, tree in state.params.items()}
-    print(f"parameters: {', '.join(f'{part} {n:,}' for part, n in sizes.items())}", flush=True)
-    validation = Validation(model, config, [put_batch(b) for b in val_batches], val_batches[0])
-    state = _run_steps(state, model, config, put_batch, manager, writer, validation)
-  return state
+    _say(f"parameters: {', '.join(f'{part} {n:,}' for part, n in sizes.items())}")
+    on_devices = [devices.put_batch(mesh, batch) for batch in val_batches]
+    validation = Validation(model, config, on_devices, val_batches[0])
+    steps = _steps_by_phase(model, config)
+    run = _Run(config, model, workdir, mesh, manager, validation, steps)
+    while True:
+      lowered = float(state.rate_factor) < 1
+      try:
+        return _run_steps(run, state)
+      except _Diverged as diverged:
+        if lowered:
+          raise InputError(
+            f"{diverged}, and the learning rates had been lowered once before: training diverges. "
+            "A lower config.optim.learning_rate may help"
+          ) from None
+        checkpoint.wait(manager)
+        # Nothing tells a new process of this until the next checkpoint, nor need it be told: the
+        # same steps lead it here again.
+        factor = np.float32(config.optim.rollback_rate_factor)
+        state = latest_or_initial().replace(rate_factor=jax.device_put(factor, replicated))
+        _say(f"{diverged}; going back to step {int(state.step)}, learning rates times {factor:g}")
 
 
-def _check(config: Any, model: Model) -> None:
-  """Refuses what would only fail later."""
-  multiple = model.scale * model.lr_multiple
-  if config.data.hr_patch < 1 or config.data.hr_patch % multiple:
-    raise InputError(
-      f"config.data.hr_patch is {config.data.hr_patch}: this model needs a multiple of {multiple}"
-    )
-  optimizer.check(config.optim, config.data.batch_size, jax.device_count())
-  if config.optim.encoder_init and config.optim.encoder_frozen_fraction and len(model.parts) == 1:
-    raise InputError(
-      f"config.optim.encoder_frozen_fraction is {config.optim.encoder_frozen_fraction}: there is "
-      "nothing but the encoder to train, so it must be 0"
-    )
-  for field in ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"):
-    if config[field] < 1:
-      raise InputError(f"config.{field} is {config[field]}: it must be at least 1")
+def _run_steps(run: _Run, state: TrainState) -> TrainState:
+  """Runs the steps that are left, logging, evaluating and saving on the way.
 
-
-def _first_batch(config: Any) -> Batch:
-  """The whole first batch. Every process reads all of it, so all start from equal parameters."""
-  with contextlib.closing(
-    make_train_iterator(config.data, config.model.scale, config.seed)
-  ) as batches:
-    return next(batches)
-
-
-def _open_workdir(workdir: pathlib.Path, config: Any) -> None:
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_config(workdir, config)
-  except OSError as error:
-    raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
-
-
-def _initial_state(model: Model, config: Any, batch: Batch, given: dict[str, Any]) -> TrainState:
-  """Parameters drawn from the seed, actnorms set by the batch, with noise as training adds it.
-
-  Not compiled as a whole: that takes several times longer than it saves.
+  The host waits for the devices only where it does one of these three.
   """
-  key = jax.random.key(config.seed)
-  init_key, noise_key = jax.random.split(key)
-  hr, lr = to_training_images(jax.tree.map(jnp.asarray, batch), config.data.noise_std, noise_key)
-  return create_state(config.optim, init_params(model, init_key, hr, lr, given), key)
-
-
-def _run_steps(
-  state: TrainState,
-  model: Model,
-  config: Any,
-  put_batch: Callable[[Batch], Batch],
-  manager: Any,
-  writer: SummaryWriter,
-  validation: Validation,
-) -> TrainState:
-  """Runs the steps that are left, logging, evaluating and saving on the way."""
+  config, loss_name = run.config, run.model.loss_name
   done, total = int(state.step), config.num_train_steps
-  process = (jax.process_index(), jax.process_count())
-  batches = put_ahead(
-    make_train_iterator(config.data, config.model.scale, config.seed, done, *process), put_batch
-  )
+  first = jax.process_index() == 0
   bar = tqdm.tqdm(
     total=total,
     initial=done,
@@ -139,29 +132,58 @@ def _run_steps(
     desc="training",
     dynamic_ncols=True,
     mininterval=0.5 if sys.stderr.isatty() else 10,
-    disable=process[0] != 0,
+    disable=not first,
   )
-  step_of_phase = _steps_by_phase(model, config)
+  # What an earlier process logged of steps that are done again, TensorBoard forgets.
+  writer = SummaryWriter(str(run.workdir), purge_step=done + 1, write_to_disk=first)
   pending, shown = [], {}  # metrics still on the device; what the bar shows
-  with contextlib.closing(batches), bar:
+  with (
+    contextlib.closing(_batches_from(run, done)) as batches,
+    contextlib.closing(writer),
+    bar,
+    StopRequest(run.mesh) as stop,
+  ):
     for step in range(done + 1, total + 1):
-      state, metrics = step_of_phase(step)(state, next(batches))
+      state, metrics = run.step_of_phase(step)(state, next(batches))
       pending.append(metrics)
       bar.update()
       last = step == total
+      validation_loss = float("nan")
       if step % config.log_every_steps == 0 or last:
-        latest = _log(writer, step, model.loss_name, jax.device_get(pending))
+        latest = _log(writer, step, loss_name, jax.device_get(pending))
         pending = []
-        loss = f"{latest[model.loss_name]:.4g}"
-        shown |= {model.loss_name: loss, "skipped": int(latest["skipped"])}
-        _stop_if_diverged(latest, config, step)
+        shown |= {loss_name: f"{latest[loss_name]:.4g}", "skipped": int(latest["skipped"])}
+        in_a_row = int(latest["skipped_in_a_row"])
+        if in_a_row >= config.optim.max_skipped_steps:
+          raise _Diverged(
+            f"step {step}: loss or gradient was not finite in the last {in_a_row} steps"
+          )
+        checkpoint.wait(run.manager, only_if_done=True)
       if step % config.eval_every_steps == 0 or last:
-        val_loss = validation.write(writer, step, state.params)
-        shown[f"val_{model.loss_name}"] = f"{val_loss:.4g}"
-      if step % config.checkpoint_every_steps == 0 or last:
-        checkpoint.save(manager, state)
+        validation_loss = run.validation.write(writer, step, state.ema or state.params)
+        shown[f"val_{loss_name}"] = f"{validation_loss:.4g}"
+      stopped = stop.received() and not last
+      if step % config.checkpoint_every_steps == 0 or last or stopped:
+        # What is saved is good to go back to: parameters are finite, since a step that is not is
+        # not applied, and the latest step was applied.
+        if last or not int(state.skipped_in_a_row):
+          checkpoint.save(run.manager, state, validation_loss)
       bar.set_postfix(shown, refresh=last)
+      if stopped:
+        checkpoint.wait(run.manager)
+        raise Interrupted(
+          f"stopped by a signal after step {step}; the same command goes on from step "
+          f"{run.manager.latest_step() or 0}"
+        )
   return state
+
+
+def _batches_from(run: _Run, done: int) -> Any:
+  """This process's part of the batches after `done` steps, on the devices ahead of their use."""
+  process = (jax.process_index(), jax.process_count())
+  config = run.config
+  batches = make_train_iterator(config.data, config.model.scale, config.seed, done, *process)
+  return put_ahead(batches, functools.partial(devices.put_batch, run.mesh))
 
 
 def _steps_by_phase(model: Model, config: Any) -> Callable[[int], Callable[..., Any]]:
@@ -175,22 +197,32 @@ def _steps_by_phase(model: Model, config: Any) -> Callable[[int], Callable[..., 
   return lambda step: frozen_step if step <= frozen_until else full_step
 
 
-def _log(
-  writer: SummaryWriter, step: int, loss_name: str, metrics: list[dict[str, Any]]
-) -> dict[str, Any]:
-  """Writes the mean loss since the last call and the latest of all else; returns them."""
+def _log(writer: SummaryWriter, step: int, loss_name: str, metrics: list[Metrics]) -> Metrics:
+  """Writes the mean loss of the latest steps, and of all else the last; returns them.
+
+  Args:
+    writer: of TensorBoard's events.
+    step: the last step's number.
+    loss_name: the loss's name in the metrics.
+    metrics: of the steps since the last call, on the host.
+  """
   latest = metrics[-1] | {loss_name: float(np.mean([m[loss_name] for m in metrics]))}
-  for name, value in latest.items():
-    if name == "largest":
-      continue
-    writer.add_scalar(f"train/{name}", float(value), step)
+  for name in latest.keys() - {"largest"}:
+    writer.add_scalar(f"train/{name}", float(latest[name]), step)
+  skipped = [at for at, m in enumerate(metrics) if m["skipped_in_a_row"]]
+  if skipped:
+    since, place = step - len(metrics) + 1, name_of_largest(metrics[skipped[0]])
+    text = (
+      f"steps {since} to {step}: {len(skipped)} skipped, not finite; step {since + skipped[0]} "
+      f"first in {place}"
+    )
+    writer.add_text("train/skipped", text, step)
+    _say(text)
   return latest
 
 
-def _stop_if_diverged(latest: dict[str, Any], config: Any, step: int) -> None:
-  in_a_row = int(latest["skipped_in_a_row"])
-  if in_a_row >= config.optim.max_skipped_steps:
-    raise InputError(
-      f"step {step}: loss or gradient was not finite in the last {in_a_row} steps; none of them "
-      "was applied. A lower config.optim.learning_rate may help"
-    )
+def _say(text: str) -> None:
+  """Prints a line, above the bar if there is one, in one process."""
+  if jax.process_index() == 0:
+    tqdm.tqdm.write(text)
+    sys.stdout.flush()

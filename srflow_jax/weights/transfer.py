@@ -17,6 +17,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.model import SRFlow, count_parameters
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
+from srflow_jax.training.workdir import write_config
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 from srflow_jax.weights.published import to_state_dict
@@ -111,7 +112,7 @@ def _write_run(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     partial.chmod(0o755)
-    checkpoint.write_config(partial, config)
+    write_config(partial, config)
     (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
     state = create_state(
       config.optim, jax.tree.map(jnp.asarray, dict(params)), jax.random.key(config.seed)
