@@ -11,12 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from srflow_jax.model import Model
 
 Array = jax.Array
-
-_METHODS = ("__call__", "forward_and_log_det")  # whose results are noted
 
 
 @flax.struct.dataclass
@@ -51,11 +50,16 @@ def loss_and_largest(model: Model, params: Any, hr: Array, lr: Array) -> tuple[A
     lr: `[B, h, w, 3]`.
   """
   called = []  # a layer comes after those that it is made of
+  nets = 0  # that are being computed, one within the other
 
   def note(method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    # Bijectors, also those made of others; of nets not their single layers, which are too many.
+    nonlocal nets
+    layer, is_net = context.module, context.method_name == "__call__"
+    nets += is_net
     result = method(*args, **kwargs)
-    layer = context.module
-    if layer.path and context.method_name in _METHODS:
+    nets -= is_net
+    if (is_net and not nets) or (context.method_name == "forward_and_log_det" and layer.path):
       layer.sow("largest", "output", _by_example(result), jnp.maximum, lambda: 0.0)
       called.append((*layer.path, "output"))
     return result
@@ -71,16 +75,24 @@ def loss_and_largest(model: Model, params: Any, hr: Array, lr: Array) -> tuple[A
 
 
 def with_gradients(largest: Largest, gradients: Any) -> Largest:
-  """Adds the largest value of each parameter's gradient, in the order of the backward pass."""
-  order = {name: place for place, name in enumerate(largest.names)}
-  places = {}
-  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    layer = f"the output of {name.rpartition('/')[0]}"
-    places[f"the gradient of {name}"] = (-order.get(layer, -1), jnp.max(jnp.abs(gradient)))
-  names = sorted(places, key=lambda name: places[name][0])
-  values = jnp.stack([places[name][1].astype(jnp.float32) for name in names])
-  return Largest(jnp.concatenate([largest.values, values]), (*largest.names, *names))
+  """Adds the norm of each parameter's gradient, in the order of the backward pass."""
+  passed = {name.removeprefix("the output of "): i for i, name in enumerate(largest.names)}
+
+  def place(name: str) -> int:
+    while name and name not in passed:  # up to the innermost layer that was noted
+      name = name.rpartition("/")[0]
+    return passed.get(name, -1)
+
+  norms = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): optax.tree.norm(gradient)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients)
+  }
+  names = sorted(norms, key=place, reverse=True)
+  values = jnp.stack([norms[name].astype(jnp.float32) for name in names])
+  return Largest(
+    jnp.concatenate([largest.values, values]),
+    (*largest.names, *(f"the gradient of {name}" for name in names)),
+  )
 
 
 def name_of_largest(metrics: dict[str, Any]) -> str:
