@@ -82,6 +82,8 @@ def _loss_and_gradients(
 
   The batch is worked off in so many `splits`, one after the other, which takes the memory of one.
   """
+  # By a scan, since that makes sure of the memory: in straight-line code XLA computes the splits
+  # side by side. The price is paid on CPUs alone, where weight gradients within a scan are slow.
 
   def mean_loss(trained: Params, images: tuple[Array, Array]) -> tuple[Array, Largest]:
     loss, largest = loss_and_largest(model, params | trained, *images)
@@ -97,7 +99,7 @@ def _loss_and_gradients(
     loss_and_aux, gradients = value_and_grad(trained, images)
     return jax.tree.map(jnp.add, total, gradients), loss_and_aux
 
-  # Every so-manieth example, not a run of them: each device takes its share from its own part.
+  # A split is not a run of examples but every so-manieth, so each device has its share already.
   images = jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), images)
   total, (losses, largest) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), images)
   gradients = jax.tree.map(lambda leaf: leaf / splits, total)

@@ -1,0 +1,241 @@
+"""Optimisation: rates, clipping, decay, averages, accumulation; what is skipped, and its name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from models import random_params, small_model
+from test_training import micro_config
+
+from configs import base
+from srflow_jax.errors import InputError
+from srflow_jax.model import abstract_params, build_model
+from srflow_jax.training import largest, optimizer
+from srflow_jax.training.largest import Largest, name_of_largest
+from srflow_jax.training.step import create_state, make_train_step
+
+
+def optim_config(**changes):
+  optim = base.get_config().optim
+  optim.update(changes)
+  return optim
+
+
+def assert_equal(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def assert_close(tree, other, **tolerance):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), tree, other)
+
+
+def micro_batch(size, seed=0):
+  """Images of float32, so that one of them can be NaN."""
+  rng = np.random.default_rng(seed)
+  return {
+    "hr": rng.integers(0, 256, (size, 16, 16, 3)).astype(np.float32),
+    "lr": rng.integers(0, 256, (size, 4, 4, 3)).astype(np.float32),
+  }
+
+
+def micro_state(config, model):
+  params = jax.tree.map(jnp.array, random_params(model, dtype=np.float32))
+  return create_state(config.optim, params, jax.random.key(1))
+
+
+def test_the_rate_warms_up_to_the_schedule():
+  steps = np.arange(40)
+  for changes in ({}, {"cosine_cycles": 2}):
+    whole = jax.vmap(optimizer.learning_rate_schedule(optim_config(**changes), 40))(steps)
+    optim = optim_config(warmup_steps=8, **changes)
+    rates = jax.vmap(optimizer.learning_rate_schedule(optim, 40))(steps)
+    np.testing.assert_allclose(rates, whole * np.minimum(1, (steps + 1) / 8), rtol=1e-6)
+  assert rates[0] > 0
+
+
+@pytest.mark.parametrize("name", ["x4_da", "x4_srflow"])
+def test_what_decays_are_the_kernels_of_convolutions(name):
+  tree = optimizer.decays(abstract_params(small_model(name)))
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  decays = {jax.tree_util.keystr(path, simple=True, separator="/"): yes for path, yes in leaves}
+  kernels = {path.rpartition("/")[2] for path, yes in decays.items() if yes}
+  assert kernels == {"kernel", "first_kernel"}
+  spared = {path for path, yes in decays.items() if not yes}
+  assert {path.rpartition("/")[2] for path in spared} == {"bias", "logs", "kernel"}
+  assert all("conv1x1" in path for path in spared if path.endswith("kernel"))
+
+
+def small_tree():
+  rng = np.random.default_rng(0)
+  shapes = {"encoder": {"kernel": (3, 3, 2, 2), "bias": (2,)}, "flow": {"kernel": (3, 3, 2, 4)}}
+  return jax.tree.map(
+    lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32),
+    shapes,
+    is_leaf=lambda node: isinstance(node, tuple),
+  )
+
+
+def moves(optim, params, gradients):
+  new, _ = optimizer.apply(optim, 0.1, gradients, optimizer.init(optim, params), params)
+  return jax.tree.map(lambda a, b: a - b, new, params)
+
+
+def test_decay_acts_beside_adam():
+  params = small_tree()
+  gradients = jax.tree.map(jnp.sin, params)
+  plain = moves(optim_config(), params, gradients)
+  decayed = moves(optim_config(weight_decay=0.5), params, gradients)
+  expected = jax.tree.map(
+    lambda move, leaf: move - (0.1 * 0.5 * leaf if leaf.ndim == 4 else 0), plain, params
+  )
+  assert_close(decayed, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_norm_that_is_clipped_is_of_all_parts():
+  params = small_tree()
+  gradients = jax.tree.map(lambda leaf: 10 * jnp.sin(leaf), params)
+  norm = float(optax.tree.norm(gradients))
+  adam = {"eps": 1.0}  # so that the size of a gradient is seen in the update
+  cut = jax.tree.map(lambda leaf: leaf * 0.5 / norm, gradients)
+  clipped = moves(optim_config(clip_norm=0.5, **adam), params, gradients)
+  assert_close(clipped, moves(optim_config(**adam), params, cut), rtol=1e-5, atol=1e-7)
+  assert_equal(
+    moves(optim_config(clip_norm=2 * norm, **adam), params, gradients),
+    moves(optim_config(**adam), params, gradients),
+  )
+
+
+def test_the_encoder_has_a_rate_of_its_own():
+  params = small_tree()
+  plain = moves(optim_config(), params, params)
+  slow = moves(optim_config(encoder_rate_factor=0.25), params, params)
+  assert_equal(slow["flow"], plain["flow"])
+  quarter = jax.tree.map(lambda move: 0.25 * move, plain["encoder"])
+  assert_close(slow["encoder"], quarter, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("warmup_steps", -1, "warmup_steps is -1"),
+    ("clip_norm", -0.5, "clip_norm is -0.5"),
+    ("weight_decay", -0.1, "weight_decay is -0.1"),
+    ("ema_decay", 1.0, "ema_decay is 1.0"),
+    ("encoder_rate_factor", 0.0, "encoder_rate_factor is 0.0"),
+    ("accumulation_steps", 0, "accumulation_steps is 0"),
+    ("accumulation_steps", 4, "batch_size is 12.*devices, 2, times .*, 4"),
+  ],
+)
+def test_what_cannot_be_meant_is_refused(field, value, message):
+  optimizer.check(optim_config(), 12, 2)
+  with pytest.raises(InputError, match=message):
+    optimizer.check(optim_config(**{field: value}), 12, 2)
+
+
+@pytest.fixture(scope="module")
+def step_of_flow():
+  """A compiled step of the flow alone, with a moving average: (config, model, step)."""
+  config = micro_config()
+  config.optim.ema_decay = 0.9
+  model = build_model(config.model)
+  return config, model, make_train_step(model, config, ("flow",))
+
+
+def test_the_average_follows_what_is_applied_and_nothing_else(step_of_flow):
+  config, model, step = step_of_flow
+  state, batch = micro_state(config, model), micro_batch(2)
+  bad = micro_batch(2)
+  bad["hr"][1, 2, 3, 0] = np.nan
+  params = jax.tree.map(np.array, state.params)
+  assert_equal(state.ema, params)
+  expected = params["flow"]
+  applied = 0
+  for images in (batch, bad, batch):
+    state, metrics = step(state, images)
+    if images is bad:
+      assert name_of_largest(metrics) == "the batch's hr (nan)"
+    else:
+      decay = min(0.9, (1 + applied) / (10 + applied))
+      expected = jax.tree.map(
+        lambda a, b, d=decay: d * a + (1 - d) * np.array(b), expected, state.params["flow"]
+      )
+      applied += 1
+    assert_close(state.ema["flow"], expected, rtol=1e-5, atol=1e-6)
+  assert int(state.skipped) == 1
+  assert_equal(state.ema["encoder"], params["encoder"])  # frozen: exactly as it was
+
+
+def test_a_lower_rate_factor_moves_less(step_of_flow):
+  config, model, step = step_of_flow
+  before = random_params(model, dtype=np.float32)["flow"]
+  moved, rates = [], []
+  for factor in (1.0, 0.5):
+    state = micro_state(config, model).replace(rate_factor=jnp.float32(factor))
+    state, metrics = step(state, micro_batch(2))
+    moved.append(jax.tree.map(lambda new, old: new - old, state.params["flow"], before))
+    rates.append(float(metrics["learning_rate"]))
+  np.testing.assert_allclose(rates, config.optim.learning_rate * np.array([1, 0.5]))
+  half = jax.tree.map(lambda move: 0.5 * move, moved[0])
+  assert_close(moved[1], half, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "path, named",
+  [
+    ("encoder/blocks_0/dense_blocks_1/convs_2/bias", "encoder/blocks_0"),
+    ("flow/stages_1/transitions_0/actnorm/logs", "flow/stages_1/transitions_0/actnorm"),
+    ("flow/stages_0/steps_0/coupling/net/last/conv/bias", "flow/stages_0/steps_0/coupling/net"),
+    ("flow/stages_0/split/prior/logs", "flow/stages_0/split/prior"),
+  ],
+)
+def test_the_layer_that_is_not_finite_is_named(step_of_flow, path, named):
+  config, model, step = step_of_flow
+  state = micro_state(config, model)
+  *parents, leaf = path.split("/")
+  layer = state.params
+  for parent in parents:
+    layer = layer[parent]
+  layer[leaf] = layer[leaf].at[0].set(jnp.nan)
+  state, metrics = step(state, micro_batch(2))
+  assert int(metrics["skipped"]) == 1
+  assert name_of_largest(metrics) == f"the output of {named} (nan)"
+
+
+def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
+  forward = Largest(
+    jnp.ones(4), tuple(f"the output of flow/{name}" for name in ("z", "m/net", "m", "a"))
+  )
+  # Backward: a, m (its net first called, so last), z. What comes after m is spoilt by it.
+  nan, one = jnp.array([1.0, jnp.nan]), jnp.ones(2)
+  gradients = {"flow": {"a": {"w": one}, "m": {"net": {"k": {"w": nan}}}, "z": {"w": nan}}}
+  found = largest.with_gradients(forward, gradients)
+  assert name_of_largest({"largest": found}) == "the gradient of flow/m/net/k/w (nan)"
+  gradients["flow"]["m"]["net"]["k"]["w"] = gradients["flow"]["z"]["w"] = 3 * one
+  gradients["flow"]["a"]["w"] = 1e9 * one
+  found = largest.with_gradients(forward, gradients)
+  assert name_of_largest({"largest": found}).startswith("the gradient of flow/a/w (1.41e+09")
+
+
+def test_an_accumulated_step_is_the_whole_batch_s_in_less_memory():
+  results, memory = [], []
+  for splits in (1, 4):
+    config = micro_config()
+    config.optim.update(accumulation_steps=splits, eps=1.0)  # so that updates go as gradients
+    model = build_model(config.model)
+    state, batch = micro_state(config, model), micro_batch(16)
+    step = make_train_step(model, config, ("flow",)).lower(state, batch).compile()
+    memory.append(step.memory_analysis().temp_size_in_bytes)
+    before = jax.tree.map(np.array, state.params)
+    state, metrics = step(state, batch)
+    moved = jax.tree.map(lambda new, old: new - old, state.params, before)
+    results.append((moved, metrics))
+  (moved, metrics), (accumulated, accumulated_metrics) = results
+  for name in ("nll", "gradient_norm"):
+    np.testing.assert_allclose(metrics[name], accumulated_metrics[name], rtol=1e-5)
+  assert_close(accumulated, moved, rtol=1e-3, atol=1e-8)
+  assert metrics["largest"].names == accumulated_metrics["largest"].names
+  np.testing.assert_allclose(
+    metrics["largest"].values, accumulated_metrics["largest"].values, rtol=1e-3, atol=1e-6
+  )
+  assert memory[1] < memory[0] / 2
