@@ -13,8 +13,9 @@ from srflow_jax import cli
 from srflow_jax.data.folders import photographs
 from srflow_jax.images import read_image
 from srflow_jax.resize import bicubic_resize
-from srflow_jax.sampling import Sampler, default_overlap
-from srflow_jax.tiles import Tiling, spans
+from srflow_jax.planning import Plan, Task, default_overlap
+from srflow_jax.sampling import Sampler
+from srflow_jax.tiles import cut
 from srflow_jax.training.checkpoint import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The training run's folder.", required=True)
@@ -23,11 +24,12 @@ _TEMPERATURES = flags.DEFINE_list("temperatures", ["0", "0.9"], "Of the samples.
 _SIZE = flags.DEFINE_integer("size", 0, "LR pixels a side that are cut from each; 0 for all.")
 
 _INSIDE = 16  # LR pixels that a tile keeps
+_TASK = Task(("draw",))
 
 
 def _draw(sampler: Sampler, lr: np.ndarray, temperature: float) -> np.ndarray:
   image = np.empty([side * sampler.model.scale for side in lr.shape[:2]] + [3], np.float32)
-  for _, where, part in sampler.draw(sampler.prepare(lr), 0, [0], temperature):
+  for _, where, part in sampler.draw(sampler.prepare(lr, _TASK), 0, range(1), temperature):
     image[where] = part
   return np.clip(image, 0, 1) * 255
 
@@ -48,13 +50,14 @@ def main(argv: list[str]) -> None:
       whole = _draw(Sampler(run.model, run.params), lr, temperature)
       for overlap in map(int, _OVERLAPS.value):
         sampler = Sampler(run.model, run.params, overlap=overlap)
-        tile = [min(2 * sampler.overlap + _INSIDE, side) for side in sides]
-        cut = [spans(*axis, sampler.overlap) for axis in zip(sides, tile, strict=True)]
-        sampler.use(tuple(sides), Tiling(tuple(tile), *cut))
+        lost = 2 * sampler.planner.overlap
+        counts = [max(1, (side - lost) // _INSIDE) for side in sides]
+        tiling = cut(tuple(sides), tuple(counts), sampler.planner.overlap, multiple)
+        sampler.planner.use(tuple(sides), _TASK, Plan(tiling))
         difference = np.abs(_draw(sampler, lr, temperature) - whole)
         print(
           f"{name} {sides[1]}x{sides[0]} temperature {temperature:g} overlap {overlap}: "
-          f"{len(cut[0]) * len(cut[1])} tiles, largest difference {difference.max():.4f}, "
+          f"{len(tiling.tiles)} tiles, largest difference {difference.max():.4f}, "
           f"99.9 % below {np.percentile(difference, 99.9):.4f}",
           flush=True,
         )

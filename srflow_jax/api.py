@@ -1,18 +1,17 @@
 """A trained model as one object, on NumPy or PIL images of any size."""
 
-import functools
 import os
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from PIL import Image
 
 from srflow_jax.errors import InputError
 from srflow_jax.metrics import to_uint8
-from srflow_jax.model import Context, SRFlow
+from srflow_jax.model import SRFlow
+from srflow_jax.planning import Task
 from srflow_jax.resize import bicubic_resize
-from srflow_jax.sampling import Sampler, pad_as_model
+from srflow_jax.sampling import Prepared, Sampler
 from srflow_jax.training.checkpoint import load_run
 
 ImageLike = np.ndarray | Image.Image
@@ -48,7 +47,6 @@ class SuperResolution:
     self.step = int(run.step)
     self._model = run.model
     self._sampler = Sampler(run.model, run.params, max_memory_gb, tile_overlap)
-    self._method = functools.cache(self._jitted)
 
   def sample(
     self, image: ImageLike, num_samples: int = 1, temperature: float = 0.9, seed: int = 0
@@ -73,21 +71,17 @@ class SuperResolution:
     lr, dtype = _as_floats(image, "image")
     shape = (num_samples, lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
     reserved = int(np.prod(shape)) * dtype.itemsize
-    prepared = self._sampler.prepare(lr, reserved)
+    prepared = self._sampler.prepare(lr, Task(("draw",), num_samples, reserved))
     samples = np.empty(shape, dtype)
     for index, (rows, columns), tile in self._sampler.draw(
       prepared, seed, range(num_samples), temperature
     ):
-      if not np.isfinite(tile).all():
-        raise InputError(
-          f"sample {index} at temperature {temperature} has values that are not finite; a lower "
-          "temperature may help"
-        )
-      samples[index, rows, columns] = to_uint8(tile) if dtype == np.uint8 else tile
+      name = f"sample {index} at temperature {temperature}"
+      samples[index, rows, columns] = _answer(tile, dtype, name)
     return samples
 
   def encode(self, hr: ImageLike, lr: ImageLike | None = None) -> tuple[np.ndarray, ...]:
-    """Maps an HR image to its latents.
+    """Maps an HR image to its latents; a large one tile by tile, like all methods.
 
     Args:
       hr: `[H, W, 3]`, H and W multiples of the scale.
@@ -99,9 +93,7 @@ class SuperResolution:
     Raises:
       InputError: The images do not fit each other, or the budget, or the model is no flow.
     """
-    hr, context = self._pair(hr, lr)
-    latents, _ = self._method("forward_and_log_det")(self._sampler.variables, hr, context)
-    return tuple(np.asarray(z[0]) for z in latents)
+    return tuple(z[0] for z in self._sampler.encode(*self._pair(hr, lr)))
 
   def decode(self, latents: Sequence[np.ndarray], lr: ImageLike) -> np.ndarray:
     """Maps latents to the HR image; the inverse of `encode`.
@@ -117,17 +109,18 @@ class SuperResolution:
       InputError: The latents are not of the sizes that lr asks for, or it does not fit the budget.
     """
     lr, dtype = _as_floats(lr, "lr")
-    context = self._context(lr)
+    prepared = self._prepare(lr, "decode")
     latents = tuple(np.asarray(z, np.float32)[None] for z in latents)
-    wanted = self._latent_shapes(context)
+    wanted = self._sampler.latent_shapes(prepared)
     if [z.shape for z in latents] != wanted:
       raise InputError(
         f"latents of shapes {[z.shape[1:] for z in latents]}: this LR image asks for "
         f"{[shape[1:] for shape in wanted]}"
       )
-    image, _ = self._method("inverse_and_log_det")(self._sampler.variables, latents, context)
-    image = np.asarray(image[0, : lr.shape[0] * self.scale, : lr.shape[1] * self.scale])
-    return to_uint8(image) if dtype == np.uint8 else image
+    image = np.empty([*(side * self.scale for side in lr.shape[:2]), 3], dtype)
+    for (rows, columns), part in self._sampler.decode(prepared, latents):
+      image[rows, columns] = _answer(part, dtype, "what the latents decode to")
+    return image
 
   def log_prob(self, hr: ImageLike, lr: ImageLike | None = None) -> float:
     """The log-density of an HR image, values in [0, 1], given its LR image.
@@ -140,34 +133,17 @@ class SuperResolution:
       `log p(hr | lr)` in nats. Where the model pads the image (to multiples of
       `model.lr_multiple` LR pixels) it is that of the padded image.
     """
-    hr, context = self._pair(hr, lr)
-    return float(self._method("log_prob_from_context")(self._sampler.variables, hr, context)[0])
+    return self._sampler.density(*self._pair(hr, lr)).log_prob
 
-  def _jitted(self, name: str) -> jax.stages.Wrapped:
-    return jax.jit(functools.partial(self._model.apply, method=name))
-
-  def _latent_shapes(self, context: Context) -> list[tuple[int, ...]]:
-    latents = jax.eval_shape(
-      lambda c: self._model.apply(
-        self._sampler.variables, jax.random.key(0), c, 1.0, method="latents_at"
-      ),
-      context,
-    )
-    return [z.shape for z in latents]
-
-  def _context(self, lr: np.ndarray) -> Context:
-    """The context of lr as it is padded: so is what goes with it, and what comes is cropped."""
+  def _prepare(self, lr: np.ndarray, method: str) -> Prepared:
     if not isinstance(self._model, SRFlow):
       raise InputError("this run's model is an encoder alone: it has neither latents nor a density")
-    if not self._sampler.program(lr.shape[:2]).whole:
-      raise InputError(
-        f"an image of {lr.shape[1]}x{lr.shape[0]} LR pixels does not fit "
-        f"{self._sampler.budget / 1e9:.2f} GB in one piece, as latents and densities need"
-      )
-    return self._sampler.prepare(lr).context
+    # On the host: HR, padded, and the latents, which have as many numbers.
+    reserved = 3 * 4 * 3 * self.scale**2 * lr.shape[0] * lr.shape[1]
+    return self._sampler.prepare(lr, Task((method,), reserved=reserved))
 
-  def _pair(self, hr: ImageLike, lr: ImageLike | None) -> tuple[np.ndarray, Context]:
-    """HR `[1, H, W, 3]`, padded, and the context of its LR image."""
+  def _pair(self, hr: ImageLike, lr: ImageLike | None) -> tuple[Prepared, np.ndarray]:
+    """What was prepared of the LR image, and HR `[H, W, 3]`."""
     original = hr
     hr, _ = _as_floats(hr, "hr")
     if any(side % self.scale for side in hr.shape[:2]):
@@ -183,7 +159,7 @@ class SuperResolution:
         f"lr is {lr.shape[1]}x{lr.shape[0]} pixels: it must be 1/{self.scale} of hr's "
         f"{hr.shape[1]}x{hr.shape[0]}"
       )
-    return pad_as_model(hr, self.scale * self._model.lr_multiple)[None], self._context(lr)
+    return self._prepare(lr, "density"), hr
 
 
 def check_sampling(num_samples: int, temperature: float, seed: int) -> None:
@@ -220,3 +196,10 @@ def _as_floats(image: ImageLike, name: str) -> tuple[np.ndarray, np.dtype]:
   if image.dtype == np.uint8:
     return (image / 255).astype(np.float32), np.dtype(np.uint8)
   return image.astype(np.float32), np.dtype(np.float32)
+
+
+def _answer(pixels: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  """What comes of the model, as numbers of the kind that were given."""
+  if not np.isfinite(pixels).all():
+    raise InputError(f"{name} has values that are not finite; a lower temperature may help")
+  return to_uint8(pixels) if dtype == np.uint8 else pixels

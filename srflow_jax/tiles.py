@@ -1,6 +1,11 @@
 """How an image that does not fit in memory is cut into overlapping tiles."""
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+Window = tuple[slice, slice]  # rows and columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,11 +14,13 @@ class Span:
 
   Attributes:
     start: The tile's first pixel.
+    stop: The pixel after its last.
     low: The first pixel that is taken from this tile.
     high: The pixel after the last that is taken from it.
   """
 
   start: int
+  stop: int
   low: int
   high: int
 
@@ -37,60 +44,92 @@ class Tiling:
     """All tiles as (row, column)."""
     return [(row, column) for row in self.rows for column in self.columns]
 
+  def signed_windows(self) -> list[tuple[int, Window]]:
+    """Windows and signs that count every pixel once, and each border that is not the image's none.
 
-def spans(size: int, tile: int, overlap: int) -> tuple[Span, ...]:
+    They are the tiles, less what neighbours share (in two dimensions: inclusion and exclusion). A
+    sum over a window's pixels that is wrong near the window's borders, as far as the overlap
+    reaches, so gives the image's sum: a tile's wrong border is that of a shared part too.
+    """
+    axes = map(_signed, (self.rows, self.columns))
+    return [
+      (sign * other, (rows, columns)) for (sign, rows), (other, columns) in itertools.product(*axes)
+    ]
+
+
+def _signed(spans_: Sequence[Span]) -> list[tuple[int, slice]]:
+  shared = [slice(right.start, left.stop) for left, right in itertools.pairwise(spans_)]
+  return [(1, slice(span.start, span.stop)) for span in spans_] + [(-1, part) for part in shared]
+
+
+def tile_side(size: int, count: int, overlap: int, multiple: int = 1) -> int | None:
+  """Pixels of each of `count` equal tiles along an axis; None if they would have no inside."""
+  if count == 1:
+    return size
+  # A tile is what it shares with a neighbour and (size - shared) / count more.
+  shared = 2 * overlap + (size - 2 * overlap) % (count * multiple)
+  return shared + (size - shared) // count if shared < size else None
+
+
+def spans(size: int, count: int, overlap: int, multiple: int = 1) -> tuple[Span, ...]:
   """Covers an axis: a pixel is taken from a tile where it lies at least `overlap` inside it.
 
   Args:
-    size: Pixels of the axis.
-    tile: Pixels of a tile, more than twice the overlap; one of `size` or more covers all.
-    overlap: How far inside a tile pixels must lie, but at the image's own borders.
+    size: Pixels of the axis, a multiple of `multiple`.
+    count: How many tiles.
+    overlap: How far inside a tile pixels must lie, but at the image's own borders; a multiple too.
+    multiple: Of what all numbers of the result are multiples.
 
   Returns:
-    Tiles whose kept parts follow one another; the last is moved inwards to end where the axis does.
+    Tiles of one size, each of which shares as many pixels with the next.
   """
-  if tile >= size:
-    return (Span(0, 0, size),)
-  if tile <= 2 * overlap:
-    raise ValueError(f"a tile of {tile} pixels has nothing inside an overlap of {overlap}")
-  step = tile - 2 * overlap
-  starts = [min(start, size - tile) for start in range(0, size - 2 * overlap, step)]
-  cuts = [0, *(start + overlap for start in starts[1:]), size]
-  return tuple(map(Span, starts, cuts, cuts[1:]))
+  side = tile_side(size, count, overlap, multiple)
+  if side is None:
+    raise ValueError(f"{size} pixels in {count} tiles have nothing inside an overlap of {overlap}")
+  step = (size - side) // max(count - 1, 1)
+  starts = [step * i for i in range(count)]
+  cut = (side - step) // 2 // multiple * multiple
+  cuts = [0, *(start + cut for start in starts[1:]), size]
+  return tuple(
+    Span(a, a + side, low, high) for a, low, high in zip(starts, cuts[:-1], cuts[1:], strict=True)
+  )
+
+
+def cut(size: tuple[int, int], counts: tuple[int, int], overlap: int, multiple: int = 1) -> Tiling:
+  """Cuts an image of `size` (height, width) into `counts` tiles along its axes; see `spans`."""
+  rows, columns = (spans(*axis, overlap, multiple) for axis in zip(size, counts, strict=True))
+  return Tiling((rows[0].stop, columns[0].stop), rows, columns)
 
 
 def tiling(size: tuple[int, int], max_pixels: float, overlap: int, multiple: int) -> Tiling | None:
-  """Cuts an image into the fewest tiles of at most so many pixels, all as even as can be.
+  """Cuts an image into tiles of at most so many pixels that compute as little twice as can be.
 
   Args:
     size: Height and width, multiples of `multiple`.
     max_pixels: The most that a tile may have.
-    overlap: See `spans`; a multiple of `multiple`.
+    overlap: See `spans`.
     multiple: What tiles begin at and measure multiples of.
 
   Returns:
     The tiles; one alone where the image fits. None if no tile has so few pixels.
   """
-  if size[0] * size[1] <= max_pixels:
-    return Tiling(size, spans(size[0], size[0], 0), spans(size[1], size[1], 0))
-  best, smallest = None, 2 * overlap + multiple
-  # Of all heights, the one that computes the fewest pixels: overlaps are computed twice.
-  for height in range(min(smallest, size[0]), size[0] + 1, multiple):
-    width = min(int(max_pixels / height) // multiple * multiple, size[1])
-    if width < min(smallest, size[1]):
-      continue
-    tile = tuple(_even(*axis, overlap, multiple) for axis in ((size[0], height), (size[1], width)))
-    made = Tiling(tile, *(spans(*axis, overlap) for axis in zip(size, tile, strict=True)))
-    work = len(made.tiles) * tile[0] * tile[1]
-    if best is None or work < best[0]:
-      best = work, made
-  return best[1] if best else None
+  heights, widths = (_sides(side, overlap, multiple) for side in size)
+  best = None
+  for rows, height in heights:
+    columns, width = next(((n, side) for n, side in widths if side * height <= max_pixels), (0, 0))
+    work = rows * height * columns * width
+    if columns and (best is None or work < best[0]):
+      best = work, (rows, columns)
+  return cut(size, best[1], overlap, multiple) if best else None
 
 
-def _even(size: int, tile: int, overlap: int, multiple: int) -> int:
-  """The smallest tile that needs no more tiles than a given one."""
-  count = len(spans(size, tile, overlap))
-  if count == 1:
-    return size
-  inner = -(-(size - 2 * overlap) // count)
-  return 2 * overlap + -(-inner // multiple) * multiple
+def smallest_tile(size: tuple[int, int], overlap: int, multiple: int) -> int:
+  """Pixels of the smallest tiles that an image can be cut into; see `tiling`."""
+  return math.prod(min(side for _, side in _sides(axis, overlap, multiple)) for axis in size)
+
+
+def _sides(size: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
+  """By how many tiles an axis can be cut into: their number, and their pixels."""
+  counts = range(1, max(2, size // multiple))
+  sides = ((count, tile_side(size, count, overlap, multiple)) for count in counts)
+  return [(count, side) for count, side in sides if side]

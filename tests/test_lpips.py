@@ -8,7 +8,7 @@ from srflow_jax import lpips
 
 def test_matches_the_golden_map(golden_metrics):
   arrays, values = golden_metrics
-  maps = lpips.lpips_maps(arrays["sr"], arrays["gt"])
+  maps = np.stack(list(lpips.lpips_maps(arrays["sr"], arrays["gt"])))
   np.testing.assert_allclose(maps[0], arrays["spatial_lpips_0"], atol=1e-4)
   np.testing.assert_allclose(maps.mean((1, 2)), values["lpips_per_sample"], atol=1e-4)
 
@@ -26,17 +26,28 @@ def test_properties():
   rng = np.random.default_rng(0)
   reference = rng.integers(0, 256, (31, 45, 3), dtype=np.uint8)
   other = rng.integers(0, 256, (31, 45, 3), dtype=np.uint8)
-  maps = lpips.lpips_maps(np.stack([reference, other]), reference)
-  assert maps.shape == (2, 31, 45) and maps.dtype == np.float32
+  maps = list(lpips.lpips_maps(np.stack([reference, other]), reference))
+  assert maps[0].shape == (31, 45) and maps[0].dtype == np.float32
   np.testing.assert_allclose(maps[0], 0, atol=1e-12)
   assert (maps[1] > 0).all()
-  swapped = lpips.lpips_maps(reference[None], other)
-  np.testing.assert_allclose(swapped[0], maps[1], atol=1e-5)
+  (swapped,) = lpips.lpips_maps(reference[None], other)
+  np.testing.assert_allclose(swapped, maps[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [880, 881, 895])
+def test_strips_are_the_whole_image(monkeypatch, height):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (2, height, 40, 3), dtype=np.uint8)
+  (expected,) = lpips.lpips_maps(images[:1], images[1])
+  monkeypatch.setattr(lpips, "STRIP_PIXELS", 400 * 40)
+  assert len(lpips._strips(height, 40)) > 2
+  (strips,) = lpips.lpips_maps(images[:1], images[1])
+  np.testing.assert_allclose(strips, expected, atol=1e-6)
 
 
 def test_wrong_sizes_are_refused():
   image = np.zeros((30, 40, 3), np.uint8)
   with pytest.raises(ValueError, match="31 pixels"):
-    lpips.lpips_maps(image[None], image)
+    list(lpips.lpips_maps(image[None], image))
   with pytest.raises(ValueError, match="do not fit"):
-    lpips.lpips_maps(image[None], image[:, :8])
+    list(lpips.lpips_maps(image[None], image[:, :8]))

@@ -91,3 +91,16 @@ def test_curves_over_the_number_of_samples():
   assert curves["local"] == pytest.approx([0.3, 0.15, 0.05])
   assert curves["diversity"] == pytest.approx([0, 25, 100 * 0.1 / 0.15])
   assert (curves["global"][-1], curves["diversity"][-1]) == (scores.global_best, scores.diversity)
+
+
+def test_strips_change_nothing(monkeypatch):
+  images = np.random.default_rng(0).integers(0, 256, (2, 75, 40, 3), dtype=np.uint8)
+
+  def measured():
+    exact = metrics.psnr(*images), metrics.lr_psnr(images[:1], images[1], 4)
+    return *exact, metrics.ssim(*images)
+
+  *whole, ssim = measured()
+  monkeypatch.setattr(metrics, "_STRIP", 9)
+  *strips, ssim_of_strips = measured()
+  assert strips == whole and ssim_of_strips == pytest.approx(ssim, rel=1e-12)

@@ -1,70 +1,149 @@
-import math
+import dataclasses
 
 import jax
 import numpy as np
 import pytest
 from models import random_images, random_params, small_model
 
-from srflow_jax import sampling
+from srflow_jax import planning, sampling
 from srflow_jax.errors import InputError
+from srflow_jax.flow import StageSpec
 from srflow_jax.model import pad_to
+from srflow_jax.planning import Plan, Task
 from srflow_jax.sampling import Sampler
-from srflow_jax.tiles import Tiling, spans
+from srflow_jax.tiles import cut
+
+TASK = Task(("draw",))
 
 
 @pytest.fixture(scope="module")
 def flow():
   model = small_model("x4_srflow")  # two pixels of LR are one of its coarsest latent
+  stages = tuple(dataclasses.replace(spec, steps=1) for spec in model.stage_specs)
+  model = model.clone(stage_specs=stages)
   params = random_params(model, dtype=np.float32)
-  params = jax.tree.map(lambda leaf: 0.1 * leaf if leaf.ndim == 4 else leaf, params)
-  return model, params
+  return model, jax.tree.map(lambda leaf: 0.1 * leaf if leaf.ndim == 4 else leaf, params)
 
 
-def image(sampler, lr, indices=(0,), **changes):
+@pytest.fixture(scope="module")
+def pair(flow):
+  hr, lr = random_images(flow[0], (15, 47), dtype=np.float32)  # odd sides are padded
+  return hr[0], lr[0]
+
+
+@pytest.fixture(scope="module")
+def whole(flow):
+  return Sampler(*flow)
+
+
+@pytest.fixture(scope="module")
+def tiled(flow):
+  """The same in two tiles; any task."""
+  sampler = Sampler(*flow)
+  plan = Plan(cut((16, 48), (1, 2), 12, 2))
+  for methods in (("draw",), ("density",), ("decode",), ("density", "decode")):
+    sampler.planner.use((16, 48), Task(methods), plan)
+  return sampler
+
+
+def drawn(sampler, lr, samples=range(1), task=TASK):
   size = [side * sampler.model.scale for side in lr.shape[:2]]
-  result = np.full((len(indices), *size, 3), np.nan, np.float32)
-  prepared = sampler.prepare(lr)
-  for position, (rows, columns), tile in sampler.draw(prepared, 5, indices, 0.7, **changes):
+  result = np.full((len(samples), *size, 3), np.nan, np.float32)
+  prepared = sampler.prepare(lr, task)
+  for position, (rows, columns), tile in sampler.draw(prepared, 5, samples, 0.7):
     result[position, rows, columns] = tile
   return result
 
 
-def test_tiles_are_the_whole_image(flow):
-  model, params = flow
-  _, lr = random_images(model, (15, 47), dtype=np.float32)  # odd sides are padded
-  whole = image(Sampler(model, params), lr[0], (2, 3))
-  assert np.isfinite(whole).all()
-  tiled = Sampler(model, params)
-  tiled.use((16, 48), Tiling((16, 32), spans(16, 16, 0), spans(48, 32, 12)))
-  np.testing.assert_allclose(image(tiled, lr[0], (2, 3)), whole, atol=1e-4)
-  np.testing.assert_allclose(image(tiled, lr[0], (3,))[0], whole[1], atol=1e-4)
+def test_tiles_are_the_whole_image(whole, tiled, pair):
+  _, lr = pair
+  expected = drawn(whole, lr, range(2, 4))
+  assert np.isfinite(expected).all()
+  np.testing.assert_allclose(drawn(tiled, lr, range(2, 4)), expected, atol=1e-4)
+  np.testing.assert_allclose(drawn(tiled, lr, range(3, 4))[0], expected[1], atol=1e-4)
 
 
-def test_times_are_of_contexts_and_samples(flow):
-  model, params = flow
-  _, lr = random_images(model, (4, 4), dtype=np.float32)
+def test_samples_do_not_depend_on_how_many_are_drawn_at_a_time(flow, whole, pair):
+  _, lr = pair
+  expected = drawn(whole, lr, range(3))
+  task = dataclasses.replace(TASK, num_samples=3)
+  batched = Sampler(*flow, max_batch=2)  # two and then one, drawn as two
+  assert batched.planner.plan(lr.shape[:2], task).batch == 2
+  np.testing.assert_allclose(drawn(batched, lr, range(3), task), expected, atol=1e-5)
+  np.testing.assert_allclose(drawn(batched, lr, range(2, 3), task)[0], expected[2], atol=1e-5)
+
+
+def test_latents_of_tiles_are_the_whole_image_s(whole, tiled, pair):
+  hr, lr = pair
+  expected, latents = (
+    sampler.encode(sampler.prepare(lr, Task(("density",))), hr) for sampler in (whole, tiled)
+  )
+  for z, other in zip(latents, expected, strict=True):
+    np.testing.assert_allclose(z, other, atol=1e-4)
+  back = np.full_like(hr, np.nan)
+  for (rows, columns), part in tiled.decode(tiled.prepare(lr, Task(("decode",))), expected):
+    back[rows, columns] = part
+  np.testing.assert_allclose(back, hr, atol=1e-3)
+
+
+def test_density_of_tiles_is_the_whole_image_s(whole, tiled, pair):
+  hr, lr = pair
+  task = Task(("density", "decode"))
+  expected, density = (
+    sampler.density(sampler.prepare(lr, task), hr, round_trip=True) for sampler in (whole, tiled)
+  )
+  assert density.num_pixels == expected.num_pixels == 64 * 192
+  np.testing.assert_allclose(density.log_dets, expected.log_dets, atol=0.1)
+  np.testing.assert_allclose(density.latent_log_probs, expected.latent_log_probs, atol=0.1)
+  assert density.log_prob == pytest.approx(expected.log_prob, rel=1e-5)
+  assert 0 < density.round_trip < 1e-3
+  assert density.largest_inverse_scale >= expected.largest_inverse_scale > 1
+
+
+def test_times_are_of_contexts_and_samples(whole, pair):
+  _, lr = pair
   times = sampling.Times()
-  sampler = Sampler(model, params)
-  prepared = sampler.prepare(lr[0], times=times)
+  prepared = whole.prepare(lr, TASK, times)
   context = times.context
   assert context > 0 and times.samples == 0
-  list(sampler.draw(prepared, 0, range(2), 0.5, times))
+  list(whole.draw(prepared, 0, range(2), 0.5, times))
   assert times.samples > 0 and times.context == context  # it was computed once
 
 
-def test_budget_decides_the_tile(flow, monkeypatch):
+@pytest.fixture
+def micro(flow, monkeypatch):
+  """One step, on a machine whose programs themselves take no memory."""
+  monkeypatch.setattr(planning, "_PROCESS_BYTES", 0)
+  model = flow[0].clone(stage_specs=(StageSpec(8, 0, 1, split=False),))
+  return model, random_params(model, dtype=np.float32)
+
+
+def test_budget_decides_the_tile(micro):
   """The compiler's figure is what counts: what is planned needs no more than the budget."""
-  model, params = flow
-  monkeypatch.setattr(sampling, "_PROCESS_BYTES", 0)
-  sampler = Sampler(model, params, overlap=4)
-  probe = sampler._compile(Tiling((32, 32), spans(32, 32, 0), spans(32, 32, 0)))
-  budget = 1.2 * probe.num_bytes / 1e9 + 1e-3
-  sampler = Sampler(model, params, budget, overlap=4)
-  program = sampler.program((200, 300))
-  assert not program.whole and math.prod(program.tiling.size) < 60000 / 20
-  assert program.num_bytes < sampler.budget
+  probe = Sampler(*micro, overlap=4)
+  need = probe.programs.num_bytes((32, 32), ("draw",), 1)
+  assert need.total(20) > need.total(1) and need.batch(need.total(20)) in (19, 20)
+  budget = 1.2 * need.total(1) / 1e9 + 1e-3
+  sampler = Sampler(*micro, budget, overlap=4)
+  plan = sampler.planner.plan((200, 300), TASK)
+  assert not plan.whole and np.prod(plan.tiling.size) < 60000 / 20
+  sampler.planner.check((300, 100), TASK)
+  assert sampler.programs.num_bytes(plan.tiling.size, ("draw",), 1).total(1) < budget * 1e9
   with pytest.raises(InputError, match=r"300x200 LR pixels does not fit 0\.00 GB.*overlap of 4"):
-    Sampler(model, params, 1e-4, overlap=4).program((200, 300))
+    Sampler(*micro, 1e-4, overlap=4).planner.plan((200, 300), TASK)
+  greedy = dataclasses.replace(TASK, reserved=int(1e9 * budget - 2e5))
+  with pytest.raises(InputError, match="does not fit"):
+    sampler.planner.check((300, 100), greedy)
+
+
+def test_samples_at_a_time_fit_the_budget(micro):
+  need = Sampler(*micro).programs.num_bytes((32, 32), ("draw",), 1)
+  at_a_time = need.batch(2 * need.base)
+  free = 2 * need.base + planning.num_bytes(micro[1])
+  planner = Sampler(*micro, free / 1e9, max_batch=100).planner
+  # Two batches of equal size.
+  plan = planner.plan((32, 32), Task(("draw",), 2 * at_a_time - 3))
+  assert plan.whole and at_a_time - 3 <= plan.batch <= at_a_time
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,34 @@
 import numpy as np
 import pytest
 
-from srflow_jax.tiles import spans, tiling
+from srflow_jax.tiles import cut, smallest_tile, spans, tiling
 
 
 @pytest.mark.parametrize(
-  "size, tile, overlap", [(10, 10, 3), (11, 7, 3), (100, 20, 0), (97, 32, 8)]
+  "size, count, overlap, multiple",
+  [(10, 1, 3, 1), (11, 2, 3, 1), (100, 7, 0, 1), (97, 3, 8, 1), (96, 5, 8, 4), (64, 20, 20, 1)],
 )
-def test_every_pixel_is_kept_once_from_well_inside_a_tile(size, tile, overlap):
-  made = spans(size, tile, overlap)
+def test_every_pixel_is_kept_once_from_well_inside_a_tile(size, count, overlap, multiple):
+  made = spans(size, count, overlap, multiple)
   kept = [pixel for span in made for pixel in range(span.low, span.high)]
-  assert kept == list(range(size))
+  assert kept == list(range(size)) and len(made) == count
+  assert len({span.stop - span.start for span in made}) == 1
+  assert made[0].start == 0 and made[-1].stop == size
   for span in made:
-    assert span.start >= 0 and span.start + min(tile, size) <= size
     assert span.low == 0 or span.low - span.start >= overlap
-    assert span.high == size or span.start + tile - span.high >= overlap
+    assert span.high == size or span.stop - span.high >= overlap
+    assert not any(number % multiple for number in vars(span).values())
+
+
+def test_signed_windows_count_every_pixel_once_and_cancel_borders():
+  made = cut((40, 96), (2, 5), 8, 2)
+  count, borders = np.zeros((40, 96)), np.zeros((40, 97))
+  for sign, (rows, columns) in made.signed_windows():
+    count[rows, columns] += sign
+    borders[rows, [columns.start, columns.stop]] += sign
+  assert (count == 1).all()
+  assert (borders[:, [0, -1]] == 1).all() and (borders[:, 1:-1] == 0).all()
+  assert len({(r.stop - r.start, c.stop - c.start) for _, (r, c) in made.signed_windows()}) == 4
 
 
 def test_what_fits_is_one_tile():
@@ -23,14 +37,16 @@ def test_what_fits_is_one_tile():
 
 
 def test_tiles_keep_to_the_most_pixels_and_the_grid():
-  for most in (400, 900, 5000):
+  for most in (450, 900, 5000):
     made = tiling((128, 256), most, 8, 4)
     assert np.prod(made.size) <= most
     starts = [span.start for span in (*made.rows, *made.columns)]
     assert not any(number % 4 for number in (*made.size, *starts))
-  assert tiling((128, 256), 399, 8, 4) is None
+  smallest = smallest_tile((128, 256), 8, 4)
+  assert smallest < 450 and tiling((128, 256), smallest, 8, 4)
+  assert tiling((128, 256), smallest - 1, 8, 4) is None
 
 
 def test_a_tile_needs_an_inside():
   with pytest.raises(ValueError, match="nothing inside"):
-    spans(100, 16, 8)
+    spans(16, 2, 8)
