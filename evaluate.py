@@ -5,6 +5,7 @@ python evaluate.py --workdir=W --hr_dir=PHOTOS    # LR images made by MATLAB's b
 python evaluate.py --workdir=W --hr_dir=HR --lr_dir=LR    # paired by name
 python evaluate.py --workdir=W --lr_dir=LR        # samples alone, of any size
 python evaluate.py --workdir=V --workdir=W --temperatures=0,0.8,0.9    # in one table
+python evaluate.py --workdir=W --checkpoint=best --noema
 """
 
 import shlex
@@ -15,7 +16,7 @@ from absl import flags
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import Settings
-from srflow_jax.evaluation.run import Memory, evaluate_workdirs
+from srflow_jax.evaluation.run import Memory, Weights, evaluate_workdirs
 
 _DEFAULT = Settings()
 
@@ -34,6 +35,13 @@ _SEED = flags.DEFINE_integer("seed", _DEFAULT.seed, "Sample i is a function of t
 _UINT8 = flags.DEFINE_string(
   "uint8", _DEFAULT.uint8_mode, "How floats become 8 bits: round, or truncate as published."
 )
+_LPIPS_VGG = flags.DEFINE_bool(
+  "lpips_vgg", False, "LPIPS with VGG16 too, by the package lpips-j, which fetches its weights."
+)
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "latest", "Whose weights: latest, best (by validation loss), or a step."
+)
+_EMA = flags.DEFINE_bool("ema", True, "Moving averages of weights, where a run has them.")
 _MAX_MEMORY_GB = flags.DEFINE_float(
   "max_memory_gb",
   0.0,
@@ -54,6 +62,7 @@ def main(argv: list[str]) -> None:
     temperature=_TEMPERATURE.value,
     seed=_SEED.value,
     uint8_mode=_UINT8.value,
+    lpips_vgg=_LPIPS_VGG.value,
   )
   command = shlex.join(["python", *sys.argv])
   print(
@@ -66,6 +75,7 @@ def main(argv: list[str]) -> None:
       command,
       _temperatures(),
       Memory(_MAX_MEMORY_GB.value, _TILE_OVERLAP.value),
+      Weights(_step(), _EMA.value),
     )
   )
 
@@ -77,6 +87,14 @@ def _temperatures() -> list[float]:
     return [float(text) for text in _TEMPERATURES.value]
   except ValueError:
     raise InputError(f"--temperatures={','.join(_TEMPERATURES.value)}: not numbers") from None
+
+
+def _step() -> int | str | None:
+  if _CHECKPOINT.value == "latest":
+    return None
+  if _CHECKPOINT.value != "best" and not _CHECKPOINT.value.isdecimal():
+    raise InputError(f"--checkpoint={_CHECKPOINT.value}: neither latest nor best nor a step")
+  return "best" if _CHECKPOINT.value == "best" else int(_CHECKPOINT.value)
 
 
 if __name__ == "__main__":

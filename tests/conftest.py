@@ -28,3 +28,21 @@ def golden_metrics() -> tuple[dict[str, np.ndarray], dict]:
   path = pathlib.Path(__file__).parent / "data" / "metrics_x4"
   with np.load(path.with_suffix(".npz")) as arrays:
     return dict(arrays), json.loads(path.with_suffix(".json").read_text())
+
+
+@pytest.fixture
+def hr_dir(tmp_path) -> pathlib.Path:
+  """A folder of three small HR images."""
+  from fakes import write_hr  # not above: only some tests need a model
+
+  write_hr(tmp_path / "hr")
+  return tmp_path / "hr"
+
+
+@pytest.fixture
+def lr_dir(tmp_path, hr_dir) -> pathlib.Path:
+  """A folder of their LR images."""
+  from fakes import write_lr
+
+  write_lr(tmp_path / "lr", hr_dir)
+  return tmp_path / "lr"

@@ -1,5 +1,7 @@
-"""The page, its plots, and the LaTeX table."""
+"""Tables, the page, its plots, and the LaTeX table."""
 
+import json
+import math
 import pathlib
 import re
 import shutil
@@ -100,3 +102,53 @@ def test_page_opens_in_a_browser_and_shows_its_pictures(page, tmp_path):
   dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
   widths = re.search(r"<title>([\d ]*)</title>", dom)
   assert widths and len(widths[1].split()) == 6 and min(map(int, widths[1].split())) >= 60
+
+
+def fake_scores(**changes):
+  scores = {
+    "context_seconds": 1.0,
+    "sample_seconds": 0.5,
+    "lr_psnr": (40.0, 50.0),
+    "psnr": (20.0, 30.0),
+    "ssim": (0.5, 0.75),
+    "lpips": metrics.LpipsScores((0.2, 0.4), 0.3, 0.2, 0.1, 50.0),
+    "nll": -7.25,
+    "bits_per_dim": 5.5,
+  }
+  return evaluation.Scores(**{**scores, **changes})
+
+
+def test_averages_are_of_images_and_diversity_is_not_a_ratio_of_averages():
+  other = metrics.LpipsScores((0.8, 0.8), 0.8, 0.8, 0.8, 0.0)
+  rows = [
+    report.Row("a", "s", (8, 8), fake_scores()),
+    report.Row("b", "s", (8, 8), fake_scores(lpips=other, psnr=(40.0, 50.0))),
+  ]
+  means = report.averages(rows)
+  assert means["time"] == 1.5 and means["lr_psnr"] == 45 and means["lr_psnr_worst"] == 40
+  assert means["psnr"] == 35 and means["diversity"] == 25
+  assert means["lpips_global"] == 0.5 and means["lpips_local"] == pytest.approx(0.45)
+
+
+def test_markdown_has_the_published_columns():
+  rows = [
+    report.Row("a", "bicubic", (8, 8), fake_scores(nll=None)),
+    report.Row("a", "mine", (8, 8), fake_scores()),
+  ]
+  table = report.markdown_table(report.table_cells(4, {"bicubic": None, "mine": 8_414_064}, rows))
+  lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+  heading = "x4 Params time LR-PSNR PSNR SSIM LPIPS~mean global local diversity nll"
+  assert lines[0] == [name.replace("~", " ") for name in heading.split()]
+  shared = ["1.50s", "45.00", "25.00", "0.6250", "0.300", "0.200", "0.100", "50.00"]
+  assert lines[2] == ["bicubic", "-", *shared, "-"]
+  assert lines[3] == ["mine", "8.4M", *shared, "-7.250"]
+  assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_json_is_strict_about_infinity():
+  rows = [report.Row("a", "s", (8, 8), fake_scores(lr_psnr=(math.inf, 50.0)))]
+  text = report.strict_json(report.summary({"seed": 1}, {"s": None}, rows))
+  content = json.loads(text, parse_constant=pytest.fail)
+  assert content["seed"] == 1
+  image = content["systems"]["s"]["images"]["a"]
+  assert image["per_sample"]["lr_psnr"] == ["inf", 50.0] and image["lr_psnr_worst"] == 50.0

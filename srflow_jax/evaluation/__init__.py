@@ -4,14 +4,22 @@
 itself evaluate.
 """
 
-from srflow_jax.evaluation.evaluator import Scores, Settings, evaluate_image
+from srflow_jax.evaluation.evaluator import (
+  NotFiniteError,
+  Scores,
+  Settings,
+  evaluate_image,
+  evaluate_temperatures,
+)
 from srflow_jax.evaluation.systems import Bicubic, System, Trained
 
 __all__ = [
   "Bicubic",
+  "NotFiniteError",
   "Scores",
   "Settings",
   "System",
   "Trained",
   "evaluate_image",
+  "evaluate_temperatures",
 ]

@@ -2,15 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from srflow_jax import metrics
+from srflow_jax import lpips, lpips_vgg, metrics
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation.systems import Density, System
-from srflow_jax.sampling import Times
+from srflow_jax.evaluation.systems import System, Work
+from srflow_jax.sampling import Density, Times
+
+# Bytes a pixel of HR that measuring takes beside the samples: making 8 bits of floats, noise for
+# the likelihood, LPIPS' maps, the sheet; none at the same time.
+_SCRATCH = 48
+_LPIPS_SCRATCH = 120  # bytes a pixel of a strip, of AlexNet's features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +27,22 @@ class Settings:
     temperature: Standard deviation of the latents.
     seed: Sample i of an image is a function of the seed and i, whatever else is drawn.
     uint8_mode: `round`, or `truncate` as the published scripts do.
+    lpips_vgg: Measures LPIPS with VGG16 too, by `lpips-j`.
   """
 
   num_samples: int = 10
   temperature: float = 0.9
   seed: int = 0
   uint8_mode: str = "round"
+  lpips_vgg: bool = False
+
+  def protocol(self) -> dict[str, str | int]:
+    """What the numbers are called by: the protocol, its version, and the kind of 8 bits."""
+    return {
+      "name": metrics.PROTOCOL,
+      "version": metrics.PROTOCOL_VERSION,
+      "uint8": self.uint8_mode,
+    }
 
   def check(self) -> None:
     """Refuses what cannot be meant, by `InputError`."""
@@ -53,6 +68,7 @@ class Scores:
     psnr: dB.
     ssim: At most 1.
     lpips: All of LPIPS.
+    lpips_vgg: LPIPS with VGG16, averaged over pixels, if it was asked for.
     nll: Bits per pixel as published, without dequantisation; None for systems without a density.
     bits_per_dim: Bits per dimension of the uniformly dequantised HR image.
     nll_log_dets: What each stage's log-det adds to the nll.
@@ -68,6 +84,7 @@ class Scores:
   psnr: tuple[float, ...] | None = None
   ssim: tuple[float, ...] | None = None
   lpips: metrics.LpipsScores | None = None
+  lpips_vgg: tuple[float, ...] | None = None
   nll: float | None = None
   bits_per_dim: float | None = None
   nll_log_dets: tuple[float, ...] = ()
@@ -77,6 +94,28 @@ class Scores:
   other_uint8: "Scores | None" = None
 
 
+class NotFiniteError(InputError):
+  """A sample has values that are not finite."""
+
+
+def work_on(system: System, hr_size: tuple[int, int], settings: Settings, measured: bool) -> Work:
+  """What evaluating an image asks of a system.
+
+  Args:
+    system: The system.
+    hr_size: Height and width.
+    settings: How samples are drawn.
+    measured: Whether there is an HR image to measure by.
+  """
+  num_samples = settings.num_samples if system.stochastic else 1
+  pixels = math.prod(hr_size)
+  reserved = pixels * (3 * num_samples * len(_modes(settings, measured)) + _SCRATCH)
+  if measured:
+    reserved += _LPIPS_SCRATCH * min(pixels, lpips.STRIP_PIXELS)
+    reserved += lpips_vgg.SCRATCH * pixels if settings.lpips_vgg else 0
+  return Work(num_samples, measured, reserved)
+
+
 def evaluate_image(
   system: System,
   lr: np.ndarray,
@@ -84,36 +123,84 @@ def evaluate_image(
   settings: Settings,
   on_pixels: Callable[[int], object] = lambda count: None,
 ) -> tuple[np.ndarray, Scores]:
+  """As `evaluate_temperatures`, at the settings' own temperature alone."""
+  return next(evaluate_temperatures(system, lr, hr, settings, [settings.temperature], on_pixels))
+
+
+def evaluate_temperatures(
+  system: System,
+  lr: np.ndarray,
+  hr: np.ndarray | None,
+  settings: Settings,
+  temperatures: Sequence[float],
+  on_pixels: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[np.ndarray, Scores]]:
   """Draws a system's samples of an image and measures them.
+
+  What does not depend on the temperature is computed once: the likelihood, and the context of an
+  image that is not cut into tiles.
 
   Args:
     system: The system; one that does not sample gives one image.
     lr: uint8 `[h, w, 3]`.
     hr: uint8 `[h * scale, w * scale, 3]`; without it, only the times are measured.
-    settings: How samples are drawn.
+    settings: How samples are drawn, but for the temperature.
+    temperatures: Standard deviations of the latents.
     on_pixels: Called with the number of pixels drawn, for progress.
 
-  Returns:
-    The samples, uint8 `[N, h * scale, w * scale, 3]`, and the scores.
+  Yields:
+    For each temperature the samples, uint8 `[N, h * scale, w * scale, 3]`, and the scores.
 
   Raises:
-    InputError: A sample has values that are not finite, or the image does not fit in memory.
+    NotFiniteError: A sample has values that are not finite.
+    InputError: The image does not fit in memory.
   """
-  temperature = settings.temperature if system.temperature is None else system.temperature
-  num_samples = settings.num_samples if system.stochastic else 1
+  work = work_on(system, tuple(s * system.scale for s in lr.shape[:2]), settings, hr is not None)
+  system.plan(lr.shape[:2], work)
+  shared = Times()
+  prepared = system.prepare(lr, work, shared)
+  of_flow = None
+  for temperature in temperatures:
+    times = dataclasses.replace(shared)
+    samples = _draw(system, prepared, lr, hr is not None, settings, temperature, times, on_pixels)
+    seconds = times.context, times.samples / work.num_samples
+    chosen = samples.pop(settings.uint8_mode)
+    if hr is None:
+      yield chosen, Scores(*seconds)
+      continue
+    if of_flow is None:
+      of_flow = likelihood(lambda *args: system.density(prepared, *args), hr, settings.seed)
+    (other,) = samples.values()
+    scores = _measure(chosen, hr, system.scale, seconds, settings)
+    equal = np.array_equal(chosen, other)
+    other = scores if equal else _measure(other, hr, system.scale, seconds, settings)
+    del samples
+    yield chosen, dataclasses.replace(scores, **of_flow, other_uint8=other)
+
+
+def _modes(settings: Settings, measured: bool) -> list[str]:
   # Both kinds of 8 bits are needed for measuring, one to be looked at.
-  modes = [mode for mode in metrics.UINT8_MODES if hr is not None or mode == settings.uint8_mode]
-  size = [side * system.scale for side in lr.shape[:2]]
-  reserved = len(modes) * num_samples * math.prod(size) * 3
-  system.compile(lr.shape[:2], reserved)
-  samples = {mode: np.empty((num_samples, *size, 3), np.uint8) for mode in modes}
-  times = Times()
-  prepared = system.prepare(lr, reserved, times)
-  for index, (rows, columns), part in system.draw(
-    prepared, settings.seed, num_samples, temperature, times
-  ):
+  return [m for m in metrics.UINT8_MODES if measured or m == settings.uint8_mode]
+
+
+def _draw(
+  system: System,
+  prepared: Any,
+  lr: np.ndarray,
+  measured: bool,
+  settings: Settings,
+  temperature: float,
+  times: Times,
+  on_pixels: Callable[[int], object],
+) -> dict[str, np.ndarray]:
+  """The samples, `[N, H, W, 3]`, by kind of 8 bits."""
+  num_samples = settings.num_samples if system.stochastic else 1
+  shape = (num_samples, *(side * system.scale for side in lr.shape[:2]), 3)
+  samples = {mode: np.empty(shape, np.uint8) for mode in _modes(settings, measured)}
+  parts = system.draw(prepared, settings.seed, num_samples, temperature, times)
+  for index, (rows, columns), part in parts:
     if not np.isfinite(part).all():
-      raise InputError(
+      raise NotFiniteError(
         f"{system.name}: sample {index} at temperature {temperature} has values that are not "
         "finite; a lower temperature may help"
       )
@@ -121,37 +208,36 @@ def evaluate_image(
       pixels = part if part.dtype == np.uint8 else metrics.to_uint8(part, mode)
       images[index, rows, columns] = pixels
     on_pixels(part.shape[0] * part.shape[1])
-
-  chosen = samples.pop(settings.uint8_mode)
-  seconds = times.context, times.samples / num_samples
-  if hr is None:
-    return chosen, Scores(*seconds)
-  of_flow = likelihood(lambda image: system.density(prepared, image), hr, settings.seed)
-  (other,) = samples.values()
-  scores = _measure(chosen, hr, system.scale, seconds)
-  other = scores if np.array_equal(chosen, other) else _measure(other, hr, system.scale, seconds)
-  return chosen, dataclasses.replace(scores, **of_flow, other_uint8=other)
+  return samples
 
 
 def _measure(
-  samples: np.ndarray, hr: np.ndarray, scale: int, seconds: tuple[float, float]
+  samples: np.ndarray,
+  hr: np.ndarray,
+  scale: int,
+  seconds: tuple[float, float],
+  settings: Settings,
 ) -> Scores:
+  smallest = min(hr.shape[:2])  # a training run's patches may be too small for some
   return Scores(
     *seconds,
     lr_psnr=tuple(metrics.lr_psnr(samples, hr, scale)),
     psnr=tuple(metrics.psnr(sample, hr) for sample in samples),
-    ssim=tuple(metrics.ssim(sample, hr) for sample in samples),
-    lpips=metrics.lpips_scores(samples, hr),
+    ssim=tuple(metrics.ssim(sample, hr) for sample in samples)
+    if smallest >= metrics.SSIM_WINDOW
+    else None,
+    lpips=metrics.lpips_scores(samples, hr) if smallest >= lpips.MIN_SIZE else None,
+    lpips_vgg=tuple(lpips_vgg.distances(samples, hr)) if settings.lpips_vgg else None,
   )
 
 
 def likelihood(
-  density: Callable[[np.ndarray], Density | None], hr: np.ndarray, seed: int
+  density: Callable[[np.ndarray, bool], Density | None], hr: np.ndarray, seed: int
 ) -> dict[str, Any]:
   """An image's negative log-likelihood in both units, and what it is made of.
 
   Args:
-    density: Of a float32 image in [0, 1]; None if there is none.
+    density: Of a float32 image in [0, 1], with a round trip or without; None if there is none.
     hr: uint8 `[H, W, 3]`.
     seed: Of the noise u, uniform on [-0.5, 0.5), that makes the levels continuous.
 
@@ -160,17 +246,18 @@ def likelihood(
     dequantisation; `bits_per_dim`, `-log2 p((hr + u) / 255) / (3 pixels) + log2(255)`, in bits per
     dimension of the 8-bit image; and those of the flow's consistency. None if there is no density.
   """
-  plain = density(hr.astype(np.float32) / 255)
+  plain = density(hr.astype(np.float32) / 255, True)
   if plain is None:
     return {}
-  noise = np.random.default_rng(seed).random(hr.shape, np.float32) - np.float32(0.5)
-  noisy = density((hr + noise) / 255)
+  noisy = np.random.default_rng(seed).random(hr.shape, np.float32)
+  noisy += hr - np.float32(0.5)
+  noisy = density(np.divide(noisy, 255, out=noisy), False)
   to_bits = -1 / (plain.num_pixels * math.log(2))
   return {
     "nll": plain.log_prob * to_bits,
     "bits_per_dim": noisy.log_prob * to_bits / 3 + math.log2(255),
     "nll_log_dets": tuple(nats * to_bits for nats in plain.log_dets),
     "nll_latents": tuple(nats * to_bits for nats in plain.latent_log_probs),
-    "round_trip_error": 255 * plain.round_trip(),
+    "round_trip_error": 255 * plain.round_trip,
     "largest_inverse_scale": plain.largest_inverse_scale,
   }

@@ -12,8 +12,7 @@ from srflow_jax.data.records import INFO_FILE
 from srflow_jax.errors import InputError
 from srflow_jax.images import check_images, read_image
 from srflow_jax.lpips import MIN_SIZE
-from srflow_jax.metrics import CROP_MULTIPLE
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.metrics import CROP_MULTIPLE, shrunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +46,7 @@ class EvalImage:
     """
     height, width = self.hr_size
     hr = read_image(self.hr_path)[:height, :width] if self.hr_path else None
-    lr = read_image(self.lr_path) if self.lr_path else bicubic_resize(hr, 1 / scale)
+    lr = read_image(self.lr_path) if self.lr_path else shrunk(hr, scale)
     return lr[: height // scale, : width // scale], hr
 
 

@@ -25,6 +25,7 @@ _COLUMNS = (
   ("local", "lpips_local", "{:.3f}"),
   ("diversity", "diversity", "{:.2f}"),
   ("nll", "nll", "{:.3f}"),
+  ("LPIPS-VGG", "lpips_vgg", "{:.3f}"),  # where it was asked for
 )
 
 
@@ -74,6 +75,7 @@ def values(scores: Scores) -> dict[str, float | None]:
     "lpips_global": lpips.global_best if lpips else None,
     "lpips_local": lpips.local_best if lpips else None,
     "diversity": lpips.diversity if lpips else None,
+    **(_of_vgg(scores.lpips_vgg) if scores.lpips_vgg else {}),
     "nll": scores.nll,
     "bits_per_dim": scores.bits_per_dim,
     **{f"nll_log_det_{i}": part for i, part in enumerate(scores.nll_log_dets, start=1)},
@@ -81,6 +83,12 @@ def values(scores: Scores) -> dict[str, float | None]:
     "round_trip_error": scores.round_trip_error,
     "largest_inverse_scale": scores.largest_inverse_scale,
   }
+
+
+def _of_vgg(per_sample: Sequence[float]) -> dict[str, float]:
+  best, worst = min(per_sample), max(per_sample)
+  mean = float(np.mean(per_sample))
+  return {"lpips_vgg": mean, "lpips_vgg_best": best, "lpips_vgg_worst": worst}
 
 
 def averages(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -97,7 +105,6 @@ def averages(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def _means(table: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
   return {
-    # An image in tiles has no nll, so there is none for all.
     name: None
     if any(line[name] is None for line in table)
     else float(np.mean([line[name] for line in table]))
@@ -133,10 +140,11 @@ def table_cells(
   Returns:
     Lines of cells, the heading first; '-' for what was not measured.
   """
-  lines = [[f"x{scale}", "Params", *(heading for heading, _, _ in _COLUMNS)]]
+  columns = [column for column in _COLUMNS if any(column[1] in values(row.scores) for row in rows)]
+  lines = [[f"x{scale}", "Params", *(heading for heading, _, _ in columns)]]
   for system, count in params.items():
     means = averages([row for row in rows if row.system == system])
-    cells = ["-" if means[key] is None else form.format(means[key]) for _, key, form in _COLUMNS]
+    cells = ["-" if means[key] is None else form.format(means[key]) for _, key, form in columns]
     lines.append([system, _human(count), *cells])
   return lines
 
@@ -240,6 +248,7 @@ def _per_sample(scores: Scores) -> dict[str, tuple[float, ...]]:
     "psnr": scores.psnr,
     "ssim": scores.ssim,
     "lpips": scores.lpips.per_sample,
+    **({"lpips_vgg": scores.lpips_vgg} if scores.lpips_vgg else {}),
   }
 
 

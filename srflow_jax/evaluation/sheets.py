@@ -1,6 +1,6 @@
 """Comparison sheets: the same image by several methods, whole and enlarged, side by side."""
 
-import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,46 +11,38 @@ _ZOOM = 3  # screen pixels a pixel of the enlarged crop
 _GAP = 8
 _LABEL_HEIGHT = 24
 _COLUMNS = 3
+_MAX_SEARCHED = 2048  # pixels a side of what is searched for edges
 _BACKGROUND, _INK, _FRAME = "white", "black", (255, 48, 48)
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-  """One picture of a sheet.
-
-  Attributes:
-    label: What stands above it.
-    image: uint8 `[H, W, 3]`; all cells of a sheet are of one size.
-  """
-
-  label: str
-  image: np.ndarray
-
-
-def sample_cells(samples: np.ndarray, name: str = "") -> list[Cell]:
-  """Makes the cells that show a set of samples.
+def sample_cells(samples: np.ndarray, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
+  """Makes the pictures that show a set of samples, one after the other.
 
   Args:
     samples: uint8 `[N, H, W, 3]`.
     name: Stands before each label.
 
-  Returns:
-    The first two samples, their mean, and their standard deviation at each pixel (averaged over
-    channels; its label says what white stands for). Of one sample, itself alone.
+  Yields:
+    Labels and pictures, uint8 `[H, W, 3]`: the first two samples, their mean, and their standard
+    deviation at each pixel (averaged over channels; its label says what white stands for). Of one
+    sample, itself alone.
   """
   prefix = f"{name} " if name else ""
   if len(samples) == 1:
-    return [Cell(f"{prefix}sample", samples[0])]
-  mean = np.rint(samples.mean(0)).astype(np.uint8)
-  deviation = samples.std(0, dtype=np.float32).mean(-1)
+    yield f"{prefix}sample", samples[0]
+    return
+  yield f"{prefix}sample 1", samples[0]
+  yield f"{prefix}sample 2", samples[1]
+  mean = np.empty(samples.shape[1:], np.uint8)
+  deviation = np.empty(samples.shape[1:3], np.float32)
+  for row in range(len(mean)):  # all rows at once take 8 bytes for each number of each sample
+    rows = samples[:, row].astype(np.float32)
+    mean[row] = np.rint(rows.mean(0))
+    deviation[row] = rows.std(0).mean(-1)
+  yield f"{prefix}mean of {len(samples)}", mean
   white = max(float(np.percentile(deviation, 99.5)), 1.0)
   grey = np.rint(np.clip(deviation / white, 0, 1) * 255).astype(np.uint8)
-  return [
-    Cell(f"{prefix}sample 1", samples[0]),
-    Cell(f"{prefix}sample 2", samples[1]),
-    Cell(f"{prefix}mean of {len(samples)}", mean),
-    Cell(f"{prefix}std (white: {white:.1f} of 255)", np.repeat(grey[..., None], 3, axis=2)),
-  ]
+  yield f"{prefix}std (white: {white:.1f} of 255)", np.repeat(grey[..., None], 3, axis=2)
 
 
 def busiest_crop(image: np.ndarray) -> tuple[int, int, int]:
@@ -62,48 +54,67 @@ def busiest_crop(image: np.ndarray) -> tuple[int, int, int]:
   Returns:
     Top, left and side of a square that an enlargement fills; the middle if there are no edges.
   """
-  height, width = image.shape[:2]
-  side = min(PANEL // _ZOOM, height, width)
-  edges = np.hypot(*np.gradient(image.mean(-1)))
-  if not edges.any():
-    return (height - side) // 2, (width - side) // 2, side
-  sums = uniform_filter(edges, side, mode="constant")
-  # The filter's value at c covers [c - side // 2, c - side // 2 + side).
-  inner = sums[side // 2 : side // 2 + height - side + 1, side // 2 : side // 2 + width - side + 1]
-  top, left = np.unravel_index(np.argmax(inner), inner.shape)
-  return int(top), int(left), side
+  # Of a large image, one averaged over blocks of pixels tells as much.
+  block = -(-max(image.shape[:2]) // _MAX_SEARCHED)
+  small = np.asarray(Image.fromarray(image).reduce(block))
+  height, width = small.shape[:2]
+  side = min(-(-PANEL // (_ZOOM * block)), height, width)
+  edges = np.hypot(*np.gradient(small.mean(-1)))
+  if edges.any():
+    sums = uniform_filter(edges, side, mode="constant")
+    # The filter's value at c covers [c - side // 2, c - side // 2 + side).
+    low, rows, columns = side // 2, height - side + 1, width - side + 1
+    inner = sums[low : low + rows, low : low + columns]
+    top, left = np.unravel_index(np.argmax(inner), inner.shape)
+  else:
+    top, left = (height - side) // 2, (width - side) // 2
+  side = min(PANEL // _ZOOM, *image.shape[:2])
+  top, left = (
+    min(int(at) * block, whole - side)
+    for at, whole in zip((top, left), image.shape[:2], strict=True)
+  )
+  return top, left, side
 
 
-def comparison_sheet(cells: list[Cell], columns: int = _COLUMNS) -> np.ndarray:
-  """Draws a sheet: each picture whole, and under it the crop where the first has most edges.
+class Sheet:
+  """A sheet: each picture whole, and under it the crop where the first has most edges.
 
-  Args:
-    cells: The pictures, row by row.
-    columns: Of the sheet.
-
-  Returns:
-    uint8 `[H, W, 3]`.
+  Pictures, uint8 `[H, W, 3]` of one size, are shrunk when they are added, and not kept.
   """
-  crop = busiest_crop(cells[0].image)
-  height, width = cells[0].image.shape[:2]
-  factor = min(PANEL / width, PANEL / height)
-  whole = (max(1, round(width * factor)), max(1, round(height * factor)))
-  cell_height = _LABEL_HEIGHT + whole[1] + _GAP // 2 + PANEL + _GAP
-  columns = min(columns, len(cells))
-  rows = -(-len(cells) // columns)
-  size = (columns * (PANEL + _GAP) + _GAP, rows * cell_height + _GAP)
-  sheet = Image.new("RGB", size, _BACKGROUND)
-  draw = ImageDraw.Draw(sheet)
-  font = ImageFont.load_default(size=15)
-  for number, cell in enumerate(cells):
-    row, column = divmod(number, columns)
-    x, y = _GAP + column * (PANEL + _GAP), _GAP + row * cell_height
-    draw.text((x, y), cell.label, fill=_INK, font=font)
-    y += _LABEL_HEIGHT
-    sheet.paste(_whole_with_frame(cell.image, whole, crop), (x + (PANEL - whole[0]) // 2, y))
-    y += whole[1] + _GAP // 2
-    sheet.paste(_enlarged(cell.image, crop), (x, y))
-  return np.asarray(sheet)
+
+  def __init__(self) -> None:
+    """Begins an empty one."""
+    self._panels: list[tuple[str, Image.Image, Image.Image]] = []
+    self._crop = (0, 0, 0)
+
+  def add(self, label: str, image: np.ndarray) -> None:
+    """Adds a picture under a label."""
+    if not self._panels:
+      self._crop = busiest_crop(image)
+    factor = min(PANEL / side for side in image.shape[:2])
+    whole = tuple(max(1, round(side * factor)) for side in image.shape[1::-1])
+    self._panels.append(
+      (label, _whole_with_frame(image, whole, self._crop), _enlarged(image, self._crop))
+    )
+
+  def draw(self, columns: int = _COLUMNS) -> np.ndarray:
+    """Puts the pictures together, row by row: uint8 `[H, W, 3]`."""
+    whole = self._panels[0][1].size
+    cell_height = _LABEL_HEIGHT + whole[1] + _GAP // 2 + PANEL + _GAP
+    columns = min(columns, len(self._panels))
+    rows = -(-len(self._panels) // columns)
+    size = (columns * (PANEL + _GAP) + _GAP, rows * cell_height + _GAP)
+    sheet = Image.new("RGB", size, _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=15)
+    for number, (label, picture, enlarged) in enumerate(self._panels):
+      row, column = divmod(number, columns)
+      x, y = _GAP + column * (PANEL + _GAP), _GAP + row * cell_height
+      draw.text((x, y), label, fill=_INK, font=font)
+      y += _LABEL_HEIGHT
+      sheet.paste(picture, (x + (PANEL - whole[0]) // 2, y))
+      sheet.paste(enlarged, (x, y + whole[1] + _GAP // 2))
+    return np.asarray(sheet)
 
 
 def _whole_with_frame(

@@ -1,49 +1,38 @@
 """What can be evaluated: anything that turns an LR image into one or more SR images."""
 
 import dataclasses
-import functools
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from srflow_jax.model import SuperResolver, count_parameters
+from srflow_jax.planning import Task
 from srflow_jax.resize import bicubic_window
-from srflow_jax.sampling import Prepared, Sampler, Times, pad_as_model
+from srflow_jax.sampling import Density, Prepared, Sampler, Times
+from srflow_jax.tiles import Window
 
 # A part of a sample: the sample's number, rows and columns, and the pixels there, uint8 or floats
 # nominally in [0, 1].
-Part = tuple[int, tuple[slice, slice], np.ndarray]
+Part = tuple[int, Window, np.ndarray]
 
 _STRIP = 256  # rows that bicubic makes at a time: its intermediate sums are wide
 
 
 @dataclasses.dataclass(frozen=True)
-class Density:
-  """The log-density of an image, in its parts.
+class Work:
+  """What a system is asked for, of an image.
 
   Attributes:
-    log_dets: Nats, of each stage of the flow.
-    latent_log_probs: Nats, of each latent.
-    num_pixels: Pixels that it is of: more than the image's where the system pads it.
-    round_trip: Decodes the latents again: the largest difference from the image, 1 is white.
-    largest_inverse_scale: What the inverse multiplies errors by at most in one layer; NaN if the
-      layers do not say.
+    num_samples: Samples.
+    density: Whether the density of an HR image is wanted too.
+    reserved: Bytes that the caller holds, of the budget of memory.
   """
 
-  log_dets: tuple[float, ...]
-  latent_log_probs: tuple[float, ...]
-  num_pixels: int
-  round_trip: Callable[[], float]
-  largest_inverse_scale: float
-
-  @property
-  def log_prob(self) -> float:
-    """The sum of the parts."""
-    return math.fsum((*self.log_dets, *self.latent_log_probs))
+  num_samples: int
+  density: bool
+  reserved: int
 
 
 class System(Protocol):
@@ -54,27 +43,20 @@ class System(Protocol):
     scale: By how much it enlarges.
     num_params: Parameters as the published tables count them, or None.
     stochastic: Whether samples of an image differ; if not, one is drawn.
-    temperature: That of its samples; None for that of the evaluation's settings.
   """
 
   name: str
   scale: int
   num_params: int | None
   stochastic: bool
-  temperature: float | None
 
-  def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
-    """Does once for a size of LR what should not be counted as time for an image.
+  def plan(self, lr_size: tuple[int, int], work: Work) -> None:
+    """Compiles for a size of LR; `InputError` if it does not fit the budget."""
 
-    Args:
-      lr_size: Height and width.
-      reserved: Bytes that the caller holds for samples, of the budget of memory.
+  def check(self, lr_size: tuple[int, int], work: Work) -> None:
+    """As `plan`, for another size than one that was planned, without compiling."""
 
-    Raises:
-      InputError: An image of that size does not fit the budget.
-    """
-
-  def prepare(self, lr: np.ndarray, reserved: int, times: Times) -> Any:
+  def prepare(self, lr: np.ndarray, work: Work, times: Times) -> Any:
     """Computes what all samples of an LR image, uint8 `[h, w, 3]`, share."""
 
   def draw(
@@ -82,11 +64,8 @@ class System(Protocol):
   ) -> Iterator[Part]:
     """Draws the first samples of a seed, part by part; `times` gets what it took."""
 
-  def density(self, prepared: Any, hr: np.ndarray) -> Density | None:
-    """The density of float32 `[H, W, 3]` in [0, 1].
-
-    None without a density, or for an image that is computed in tiles.
-    """
+  def density(self, prepared: Any, hr: np.ndarray, round_trip: bool) -> Density | None:
+    """The density of float32 `[H, W, 3]` in [0, 1]; None without one. See `Sampler.density`."""
 
 
 class Bicubic:
@@ -95,16 +74,17 @@ class Bicubic:
   name = "bicubic"
   num_params = None
   stochastic = False
-  temperature = None
 
   def __init__(self, scale: int) -> None:
     """See the class."""
     self.scale = scale
 
-  def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
+  def plan(self, lr_size: tuple[int, int], work: Work) -> None:
     """Nothing to do."""
 
-  def prepare(self, lr: np.ndarray, reserved: int, times: Times) -> np.ndarray:
+  check = plan
+
+  def prepare(self, lr: np.ndarray, work: Work, times: Times) -> np.ndarray:
     """Returns LR itself."""
     return lr
 
@@ -120,42 +100,44 @@ class Bicubic:
       times.samples += time.perf_counter() - begin
       yield 0, (slice(top, top + rows), slice(0, width)), strip
 
-  def density(self, prepared: np.ndarray, hr: np.ndarray) -> None:
+  def density(self, prepared: np.ndarray, hr: np.ndarray, round_trip: bool) -> None:
     """Returns None: there is no density."""
 
 
 class Trained:
   """A trained model: a flow, or an encoder alone, which gives one image."""
 
-  def __init__(self, name: str, sampler: Sampler, temperature: float | None = None) -> None:
+  def __init__(self, name: str, sampler: Sampler) -> None:
     """Takes a model.
 
     Args:
       name: What tables call it.
-      sampler: The model with its parameters; systems may share it.
-      temperature: See `System`.
+      sampler: The model with its parameters.
     """
     self.name = name
-    self.temperature = temperature
     self.scale = sampler.model.scale
     self.stochastic = not isinstance(sampler.model, SuperResolver)
     params = sampler.variables["params"]
     # As in the published tables, a flow's encoder is not counted.
     self.num_params = count_parameters(params["flow"] if self.stochastic else params)
     self._sampler = sampler
-    apply = sampler.model.apply
-    self._density_parts = jax.jit(
-      functools.partial(apply, method="density_parts", mutable=["smallest_scale"])
-    )
-    self._inverse = jax.jit(functools.partial(apply, method="inverse_and_log_det"))
 
-  def compile(self, lr_size: tuple[int, int], reserved: int) -> None:
-    """Compiles the encoder and the drawing of one sample."""
-    self._sampler.program(lr_size, reserved)
+  def plan(self, lr_size: tuple[int, int], work: Work) -> None:
+    """Compiles the encoder, the drawing of samples, and what the density needs."""
+    self._sampler.planner.plan(lr_size, self.task(work))
 
-  def prepare(self, lr: np.ndarray, reserved: int, times: Times) -> Prepared:
+  def check(self, lr_size: tuple[int, int], work: Work) -> None:
+    """Goes by what the compiler said of the size that was planned."""
+    self._sampler.planner.check(lr_size, self.task(work))
+
+  def task(self, work: Work) -> Task:
+    """What the model's sampler is asked for."""
+    methods = ("draw", "density", "decode") if work.density and self.stochastic else ("draw",)
+    return Task(methods, work.num_samples, work.reserved)
+
+  def prepare(self, lr: np.ndarray, work: Work, times: Times) -> Prepared:
     """Returns the context, on the device, if the image is one tile."""
-    return self._sampler.prepare((lr / 255).astype(np.float32), reserved, times)
+    return self._sampler.prepare((lr / 255).astype(np.float32), self.task(work), times)
 
   def draw(
     self, prepared: Prepared, seed: int, num_samples: int, temperature: float, times: Times
@@ -163,23 +145,6 @@ class Trained:
     """Draws samples of the key of the seed; float32."""
     return self._sampler.draw(prepared, seed, range(num_samples), temperature, times)
 
-  def density(self, prepared: Prepared, hr: np.ndarray) -> Density | None:
+  def density(self, prepared: Prepared, hr: np.ndarray, round_trip: bool) -> Density | None:
     """Returns the density of the image as the model pads it."""
-    if prepared.context is None or not self.stochastic:
-      return None
-    padded = pad_as_model(hr, self.scale * self._sampler.model.lr_multiple)[None]
-    variables, context = self._sampler.variables, prepared.context
-    parts, noted = self._density_parts(variables, padded, context)
-    smallest = min(map(float, jax.tree.leaves(noted)), default=math.nan)
-
-    def round_trip() -> float:
-      back, _ = self._inverse(variables, parts.latents, context)
-      return float(np.abs(np.asarray(back) - padded).max())
-
-    return Density(
-      tuple(float(x[0]) for x in parts.log_dets),
-      tuple(float(x[0]) for x in parts.latent_log_probs),
-      padded[0, ..., 0].size,
-      round_trip,
-      1 / smallest,
-    )
+    return self._sampler.density(prepared, hr, round_trip) if self.stochastic else None

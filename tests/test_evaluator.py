@@ -1,0 +1,206 @@
+"""The evaluator: samples and scores of one image."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
+
+from configs import base
+from srflow_jax import evaluation, metrics
+from srflow_jax.errors import InputError
+from srflow_jax.evaluation.evaluator import work_on
+from srflow_jax.model import build_model, init_params
+from srflow_jax.planning import Plan
+from srflow_jax.resize import bicubic_resize
+from srflow_jax.sampling import Sampler
+from srflow_jax.tiles import cut
+
+
+@pytest.fixture
+def flow():
+  return evaluation.Trained("fake", Sampler(FakeModel(), fake_params()))
+
+
+def test_scores_are_those_of_the_metrics(flow, hr_dir):
+  lr, hr = pair(hr_dir)
+  seen = []
+  settings = evaluation.Settings(num_samples=3)
+  samples, scores = evaluation.evaluate_image(flow, lr, hr, settings, seen.append)
+  assert samples.shape == (3, 64, 40, 3) and samples.dtype == np.uint8 and sum(seen) == 3 * 64 * 40
+  assert scores.psnr == tuple(metrics.psnr(sample, hr) for sample in samples)
+  assert scores.ssim == tuple(metrics.ssim(sample, hr) for sample in samples)
+  assert scores.lr_psnr == tuple(metrics.lr_psnr(samples, hr, SCALE))
+  assert scores.lpips == metrics.lpips_scores(samples, hr)
+  assert scores.lpips.diversity > 0
+  assert scores.context_seconds > 0 and scores.sample_seconds > 0
+
+
+def test_sample_depends_on_seed_and_index_alone(flow, hr_dir):
+  def draw(name, num_samples, seed=0):
+    settings = evaluation.Settings(num_samples=num_samples, seed=seed)
+    return evaluation.evaluate_image(flow, pair(hr_dir, name)[0], None, settings)[0]
+
+  few, other, many = draw("two", 2), draw("three", 3), draw("two", 4)
+  np.testing.assert_array_equal(few, many[:2])
+  np.testing.assert_array_equal(draw("three", 1), other[:1])
+  assert (many[0] != many[1]).any()
+  assert (draw("two", 1, seed=1) != many[0]).any()
+
+
+def test_temperature_zero_is_deterministic(flow, hr_dir):
+  lr, hr = pair(hr_dir)
+  settings = evaluation.Settings(num_samples=3, temperature=0)
+  samples, scores = evaluation.evaluate_image(flow, lr, hr, settings)
+  np.testing.assert_array_equal(samples[0], lr.repeat(SCALE, 0).repeat(SCALE, 1))
+  assert scores.lpips.diversity == 0
+
+
+def test_likelihood_in_both_units(flow, hr_dir):
+  lr, hr = pair(hr_dir)
+  scores = evaluation.evaluate_image(flow, lr, hr, evaluation.Settings(num_samples=3))[1]
+  z = (hr / 255 - lr.repeat(SCALE, 0).repeat(SCALE, 1) / 255) / SIGMA
+  nats = (0.5 * z**2 + 0.5 * math.log(2 * math.pi) + math.log(SIGMA)).sum()
+  assert scores.round_trip_error < 1e-3 and scores.nll_log_dets[0] < 0
+  assert scores.nll == pytest.approx(nats / math.log(2) / hr[..., 0].size, rel=1e-5)
+  # The noise adds its variance, 1/12 of a level, to each squared difference.
+  added = 0.5 / (12 * 255**2 * SIGMA**2) / math.log(2)
+  expected = scores.nll / 3 + math.log2(255) + added
+  assert scores.bits_per_dim == pytest.approx(expected, abs=3e-3)
+
+
+def test_bicubic_is_matlab_s_and_has_no_density(hr_dir):
+  lr, hr = pair(hr_dir)
+  samples, scores = evaluation.evaluate_image(
+    evaluation.Bicubic(SCALE), lr, hr, evaluation.Settings()
+  )
+  assert len(samples) == 1
+  np.testing.assert_array_equal(samples[0], bicubic_resize(lr, SCALE))
+  assert scores.nll is None and scores.bits_per_dim is None
+  assert scores.lpips.diversity == 0
+  assert scores.lpips.mean == scores.lpips.global_best == scores.lpips.local_best
+
+
+def test_tiles_are_measured_like_the_whole_image(flow, hr_dir):
+  """The fake's pixels are independent: nothing depends on where tiles begin."""
+  lr, hr = pair(hr_dir)
+  settings = evaluation.Settings(num_samples=2, temperature=0)
+  expected = evaluation.evaluate_image(flow, lr, hr, settings)[1]
+  sampler = Sampler(FakeModel(), fake_params(), overlap=2)
+  tiled = evaluation.Trained("fake", sampler)
+  task = tiled.task(work_on(tiled, hr.shape[:2], settings, measured=True))
+  sampler.planner.use(lr.shape[:2], task, Plan(cut(lr.shape[:2], (3, 2), 2)))
+  scores = evaluation.evaluate_image(tiled, lr, hr, settings)[1]
+  assert scores.lpips == expected.lpips and scores.psnr == expected.psnr
+  assert scores.nll == pytest.approx(expected.nll, rel=1e-5)
+  assert scores.bits_per_dim == pytest.approx(expected.bits_per_dim, rel=1e-5)
+  assert scores.round_trip_error < 1e-3
+
+
+def test_temperatures_share_what_does_not_depend_on_them(hr_dir, monkeypatch):
+  lr, hr = pair(hr_dir)
+  settings = evaluation.Settings(num_samples=2, seed=5)
+  calls = []
+  flow = evaluation.Trained("fake", Sampler(FakeModel(), fake_params()))
+  for method in ("prepare", "density"):
+    original = getattr(flow, method)
+
+    def counted(*arguments, method=method, original=original):
+      calls.append(method)
+      return original(*arguments)
+
+    monkeypatch.setattr(flow, method, counted)
+  results = list(evaluation.evaluate_temperatures(flow, lr, hr, settings, [0, 0.5, 0.9]))
+  assert calls == ["prepare", "density", "density"]  # of HR as it is, and dequantised
+  assert len({scores.nll for _, scores in results}) == 1
+  for (samples, scores), temperature in zip(results, [0, 0.5, 0.9], strict=True):
+    alone = dataclasses.replace(settings, temperature=temperature)
+    expected, alone_scores = evaluation.evaluate_image(flow, lr, hr, alone)
+    np.testing.assert_array_equal(samples, expected)
+    assert scores.lpips == alone_scores.lpips
+    assert scores.context_seconds > 0
+
+
+def test_patches_too_small_for_lpips_have_the_other_scores(flow):
+  rng = np.random.default_rng(0)
+  hr = rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)
+  lr = bicubic_resize(hr, 1 / SCALE)
+  scores = evaluation.evaluate_image(flow, lr, hr, evaluation.Settings(2))[1]
+  assert scores.lpips is None and len(scores.ssim) == len(scores.psnr) == 2
+
+
+def test_truncation_is_an_option(flow, hr_dir):
+  lr, _ = pair(hr_dir)
+  samples = {
+    mode: evaluation.evaluate_image(flow, lr, None, evaluation.Settings(1, uint8_mode=mode))[0]
+    for mode in ("round", "truncate")
+  }
+  difference = samples["round"].astype(int) - samples["truncate"]
+  assert set(np.unique(difference)) == {0, 1}
+  assert 0.4 < difference[(samples["round"] > 0) & (samples["round"] < 255)].mean() < 0.6
+
+
+def test_values_that_are_not_finite_are_reported(hr_dir):
+  broken = evaluation.Trained("fake", Sampler(FakeModel(), fake_params(jnp.nan)))
+  with pytest.raises(InputError, match=r"fake: sample 0 at temperature 0\.9.*not finite"):
+    evaluation.evaluate_image(broken, pair(hr_dir)[0], None, evaluation.Settings())
+
+
+@pytest.mark.parametrize(
+  "wrong, message",
+  [
+    ({"num_samples": 0}, "num_samples is 0"),
+    ({"temperature": -0.1}, "temperature is -0.1"),
+    ({"temperature": math.nan}, "temperature is nan"),
+    ({"seed": -1}, "seed is -1"),
+    ({"uint8_mode": "floor"}, "uint8 is 'floor'"),
+  ],
+)
+def test_settings_that_cannot_be_meant(wrong, message):
+  with pytest.raises(InputError, match=message):
+    evaluation.Settings(**wrong).check()
+
+
+def test_a_real_model_s_samples_and_nll():
+  """What the evaluator draws and measures is what the model's own methods give."""
+  config = base.get_config().model
+  config.encoder.update(width=8, growth=4, num_blocks=1, taps=(0,))
+  config.conditioner.update(width=8, num_hidden=1)
+  config.stages = (
+    {"squeeze": 2, "transition_steps": 1, "steps": 0, "split": True},
+    {"squeeze": 4, "transition_steps": 0, "steps": 1, "split": False},
+  )
+  model = build_model(config)
+  rng = np.random.default_rng(0)
+  hr = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)  # not a multiple of 8: padded
+  lr = bicubic_resize(hr, 1 / SCALE)
+  batch = [jnp.asarray(image[None] / 255, jnp.float32) for image in (hr, lr)]
+  shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0), *batch)
+  # Small random numbers, but near the identity where there is a matrix to invert.
+  params = jax.tree.map(
+    lambda leaf: (
+      0.05 * rng.standard_normal(leaf.shape, np.float32)
+      + (np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim == 2 else 0)
+    ),
+    shapes,
+  )
+  flow = evaluation.Trained("flow", Sampler(model, params))
+  assert flow.num_params == sum(leaf.size for leaf in jax.tree.leaves(params["flow"]))
+
+  settings = evaluation.Settings(num_samples=2, temperature=0.5, seed=3)
+  samples, scores = evaluation.evaluate_image(flow, lr, hr, settings)
+  sample = jax.jit(functools.partial(model.apply, num_samples=2, method="sample"))
+  expected = sample({"params": params}, jax.random.key(3), batch[1], 0.5)[:, 0]
+  assert samples.shape == expected.shape
+  np.testing.assert_allclose(samples, np.clip(expected, 0, 1) * 255, atol=0.51)
+  nll = jax.jit(functools.partial(model.apply, method="nll"))
+  assert scores.nll == pytest.approx(float(nll({"params": params}, *batch)[0]), rel=1e-5)
+  assert len(scores.nll_log_dets) == len(scores.nll_latents) == 2
+  assert sum(scores.nll_log_dets + scores.nll_latents) == pytest.approx(scores.nll, rel=1e-6)
+  assert 0 <= scores.round_trip_error < 0.1
+  # At these parameters all scales are near sigmoid(2) + 1e-4.
+  assert scores.largest_inverse_scale == pytest.approx(1 / 0.881, rel=0.3)
