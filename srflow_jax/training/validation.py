@@ -1,5 +1,9 @@
-"""Validation while training: the loss, and pictures of samples for TensorBoard."""
+"""Validation while training: the loss of all patches, and of a few pictures and scores.
 
+The scores are the evaluator's, under their names in an evaluation's `summary.json`.
+"""
+
+import json
 from typing import Any
 
 import jax
@@ -7,15 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from srflow_jax.metrics import to_uint8
-from srflow_jax.model import Model
+from srflow_jax.evaluation import NotFiniteError, Settings, Trained, evaluate_image
+from srflow_jax.evaluation.report import Row, averages
+from srflow_jax.model import Model, abstract_params
 from srflow_jax.resize import bicubic_resize
+from srflow_jax.sampling import Sampler
 from srflow_jax.training.step import to_training_images
 
 Array = jax.Array
 Batch = dict[str, Any]
 
-NUM_PICTURES = 4  # validation patches that TensorBoard shows
+NUM_PICTURES = 4  # validation patches that are sampled and shown
+NUM_SAMPLES = 3  # of each
+
+
+# Of an evaluation's values, those that are worth a curve each; the nll is that of all patches.
+_CURVES = ("lr_psnr", "psnr", "ssim", "lpips_mean", "lpips_global", "lpips_local", "diversity")
+_CURVES += ("bits_per_dim", "round_trip_error", "largest_inverse_scale")
 
 
 class Validation:
@@ -28,43 +40,70 @@ class Validation:
       model: the model.
       config: the whole configuration.
       batches: validation batches, on the devices.
-      local: one of this process's own batches, on the host: its first patches are drawn.
+      local: one of this process's own batches, on the host: its first patches are sampled.
+
+    Raises:
+      InputError: the configuration's seed or temperature cannot be meant.
     """
     self._batches = batches
-    self._pictures = {name: array[:NUM_PICTURES] for name, array in local.items()}
+    self._pictures = list(zip(local["lr"], local["hr"], strict=True))[:NUM_PICTURES]
+    self._settings = Settings(NUM_SAMPLES, config.eval_temperature, config.seed)
+    self._settings.check()
+    self._sampler = Sampler(model, abstract_params(model))
+    self._system = Trained("validation", self._sampler)
+    self._model = model
 
     @jax.jit
     def mean_loss(params: Any, batch: Batch) -> Array:
       hr, lr = to_training_images(batch, 0.0, jax.random.key(0))
       return jnp.mean(model.apply({"params": params}, hr, lr, method="loss"))
 
-    @jax.jit
-    def draw(params: Any, batch: Batch) -> Array:
-      key = jax.random.key(config.seed)
-      _, lr = to_training_images(batch, 0.0, key)
-      return model.apply({"params": params}, key, lr, config.eval_temperature, 1, method="sample")
-
-    self._mean_loss, self._draw, self._model = mean_loss, draw, model
+    self._mean_loss = mean_loss
 
   def loss(self, params: Any) -> float:
     """The mean loss over all validation patches; no noise is added."""
     return float(np.mean([self._mean_loss(params, batch) for batch in self._batches]))
 
   def write(self, writer: SummaryWriter, step: int, params: Any) -> float:
-    """Writes loss and pictures to TensorBoard: rows of bicubic, a sample, HR. Returns the loss."""
+    """Writes loss, scores and pictures (rows of bicubic, a sample, HR) to TensorBoard.
+
+    Args:
+      writer: of TensorBoard's events.
+      step: of the training.
+      params: the model's parameters, a copy on each device. All processes must call; all compute
+        the loss, and the first alone the rest.
+
+    Returns:
+      The loss.
+    """
     loss = self.loss(params)
     writer.add_scalar(f"validation/{self._model.loss_name}", loss, step)
-    local_params = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
-    samples = np.asarray(self._draw(local_params, self._pictures)[0])
-    rows = [
-      np.concatenate([bicubic_resize(lr, self._model.scale), _viewable(sample), hr], axis=1)
-      for lr, sample, hr in zip(self._pictures["lr"], samples, self._pictures["hr"], strict=True)
-    ]
-    writer.add_image("validation/bicubic_sample_hr", np.concatenate(rows), step, dataformats="HWC")
+    if jax.process_index() == 0:
+      local = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+      self._write_pictures(writer, step, local)
     writer.flush()
     return loss
 
-
-def _viewable(image: np.ndarray) -> np.ndarray:
-  # An untrained flow may decode to what is not a number; the picture shows that as black.
-  return to_uint8(np.nan_to_num(image, nan=0.0, posinf=1.0, neginf=0.0))
+  def _write_pictures(self, writer: SummaryWriter, step: int, params: Any) -> None:
+    self._sampler.variables = {"params": params}
+    scored, pictures = [], []
+    for lr, hr in self._pictures:
+      try:
+        samples, scores = evaluate_image(self._system, lr, hr, self._settings)
+        scored.append(Row("", self._system.name, hr.shape[:2], scores))
+        sample = samples[0]
+      except NotFiniteError:  # a flow's first steps may be such; black tells
+        sample = np.zeros_like(hr)
+      bicubic = bicubic_resize(lr, self._model.scale)
+      pictures.append(np.concatenate([bicubic, sample, hr], axis=1))
+    protocol = self._settings.protocol() | {"num_samples": NUM_SAMPLES, "images": len(pictures)}
+    writer.add_text("validation/protocol", json.dumps(protocol), step)
+    writer.add_image(
+      "validation/bicubic_sample_hr", np.concatenate(pictures), step, dataformats="HWC"
+    )
+    writer.add_scalar("validation/not_finite", len(pictures) - len(scored), step)
+    if len(scored) == len(pictures):
+      means = averages(scored)
+      for name in _CURVES:
+        if means.get(name) is not None:
+          writer.add_scalar(f"validation/{name}", means[name], step)
