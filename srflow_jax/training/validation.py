@@ -12,10 +12,13 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from srflow_jax.evaluation import NotFiniteError, Settings, Trained, evaluate_image
+from srflow_jax.evaluation.evaluator import work_on
 from srflow_jax.evaluation.report import Row, averages
 from srflow_jax.model import Model, abstract_params
+from srflow_jax.planning import Plan
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.sampling import Sampler
+from srflow_jax.tiles import cut
 from srflow_jax.training.step import to_training_images
 
 Array = jax.Array
@@ -52,6 +55,10 @@ class Validation:
     self._sampler = Sampler(model, abstract_params(model))
     self._system = Trained("validation", self._sampler)
     self._model = model
+    lr, hr = self._pictures[0]
+    task = self._system.task(work_on(self._system, hr.shape[:2], self._settings, measured=True))
+    # Patches are small, and no budget may stop a run here.
+    self._sampler.planner.use(lr.shape[:2], task, Plan(cut(lr.shape[:2], (1, 1), 0)))
 
     @jax.jit
     def mean_loss(params: Any, batch: Batch) -> Array:
