@@ -154,7 +154,7 @@ def test_the_average_follows_what_is_applied_and_nothing_else(step_of_flow):
   for images in (batch, bad, batch):
     state, metrics = step(state, images)
     if images is bad:
-      assert name_of_largest(metrics) == "the batch's hr (nan)"
+      assert name_of_largest(metrics) == "the batch's hr"
     else:
       decay = min(0.9, (1 + applied) / (10 + applied))
       expected = jax.tree.map(
@@ -199,7 +199,7 @@ def test_the_layer_that_is_not_finite_is_named(step_of_flow, path, named):
   layer[leaf] = layer[leaf].at[0].set(jnp.nan)
   state, metrics = step(state, micro_batch(2))
   assert int(metrics["skipped"]) == 1
-  assert name_of_largest(metrics) == f"the output of {named} (nan)"
+  assert name_of_largest(metrics) == f"the output of {named}"
 
 
 def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
@@ -210,11 +210,11 @@ def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
   nan, one = jnp.array([1.0, jnp.nan]), jnp.ones(2)
   gradients = {"flow": {"a": {"w": one}, "m": {"net": {"k": {"w": nan}}}, "z": {"w": nan}}}
   found = largest.with_gradients(forward, gradients)
-  assert name_of_largest({"largest": found}) == "the gradient of flow/m/net/k/w (nan)"
+  assert name_of_largest({"largest": found}) == "the gradient of flow/m/net/k/w"
   gradients["flow"]["m"]["net"]["k"]["w"] = gradients["flow"]["z"]["w"] = 3 * one
   gradients["flow"]["a"]["w"] = 1e9 * one
   found = largest.with_gradients(forward, gradients)
-  assert name_of_largest({"largest": found}).startswith("the gradient of flow/a/w (1.41e+09")
+  assert name_of_largest({"largest": found}) == "the gradient of flow/a/w"
 
 
 def test_an_accumulated_step_is_the_whole_batch_s_in_less_memory():

@@ -23,7 +23,7 @@ class Largest:
   """The largest absolute values at places of a step, in the order in which it passes them.
 
   Attributes:
-    values: `[N]`, not a number where one of the place's values is not.
+    values: `[N]`, not finite where one of the place's values is not.
     names: of the places.
   """
 
@@ -33,11 +33,13 @@ class Largest:
 
 def _by_example(tree: Any) -> Array:
   """The largest absolute value in arrays `[B, ...]`: `[B]`, float32."""
-  maxima = [
-    jnp.max(jnp.abs(jax.lax.stop_gradient(leaf)), axis=tuple(range(1, leaf.ndim)))
-    for leaf in jax.tree.leaves(tree)
-  ]
-  return jnp.max(jnp.stack(maxima), 0).astype(jnp.float32)
+
+  def largest(x: Array) -> Array:
+    x = jnp.abs(jax.lax.stop_gradient(x)).astype(jnp.float32)
+    # A maximum over several devices may lose what is not a number, but not an infinity.
+    return jnp.max(jnp.where(jnp.isfinite(x), x, jnp.inf), axis=tuple(range(1, x.ndim)))
+
+  return jnp.max(jnp.stack([largest(leaf) for leaf in jax.tree.leaves(tree)]), 0)
 
 
 def loss_and_largest(model: Model, params: Any, hr: Array, lr: Array) -> tuple[Array, Largest]:
@@ -102,10 +104,9 @@ def name_of_largest(metrics: dict[str, Any]) -> str:
     metrics: a step's, as `train_step` gives them, on the device or on the host.
 
   Returns:
-    Such as "the output of flow/stages_0/steps_1/coupling/net (inf)".
+    Such as "the output of flow/stages_0/steps_1/coupling/net".
   """
   largest = metrics["largest"]
   values = np.asarray(largest.values)
   bad = ~np.isfinite(values)
-  place = int(np.argmax(bad if bad.any() else values))
-  return f"{largest.names[place]} ({values[place]:.3g})"
+  return largest.names[int(np.argmax(bad if bad.any() else values))]
