@@ -1,8 +1,10 @@
 """Where a run's arrays lie: every device holds the whole state and an equal part of each batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -27,3 +29,17 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
   return {
     name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
   }
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+  """Puts a tree on every device; every process must give the same."""
+  sharding = replicated(mesh)
+
+  def put(leaf: Any) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(
+        put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+      )
+    return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+  return jax.tree.map(put, tree)

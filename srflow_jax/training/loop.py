@@ -76,17 +76,17 @@ def train(config: Any, workdir: str, allow_config_change: bool = False) -> Train
         check_config(workdir, config, allow_config_change)
 
     mesh = devices.data_mesh()
-    replicated = devices.replicated(mesh)
     manager = opened.enter_context(
       checkpoint.checkpoint_manager(workdir, config.keep_checkpoints, config.keep_best)
     )
 
     def latest_or_initial() -> TrainState:
       if manager.latest_step() is None:
-        return jax.device_put(start.initial_state(model, config, first_batch, given), replicated)
+        state = start.initial_state(model, config, first_batch, given)
+        return devices.put_replicated(mesh, state)
       new_state = functools.partial(create_state, config.optim)
       like = jax.eval_shape(new_state, abstract_params(model), jax.random.key(0))
-      return checkpoint.restore(manager, checkpoint.with_sharding(like, replicated))
+      return checkpoint.restore(manager, checkpoint.with_sharding(like, devices.replicated(mesh)))
 
     state = latest_or_initial()
     if process[0] == 0:
@@ -113,7 +113,8 @@ def train(config: Any, workdir: str, allow_config_change: bool = False) -> Train
         # Nothing tells a new process of this until the next checkpoint, nor need it be told: the
         # same steps lead it here again.
         factor = np.float32(config.optim.rollback_rate_factor)
-        state = latest_or_initial().replace(rate_factor=jax.device_put(factor, replicated))
+        factor_there = devices.put_replicated(mesh, factor)
+        state = latest_or_initial().replace(rate_factor=factor_there)
         _say(f"{diverged}; going back to step {int(state.step)}, learning rates times {factor:g}")
 
 
