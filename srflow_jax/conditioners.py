@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.convolutions import conv, normal_init
+from srflow_jax.convolutions import Conv, conv, normal_init
 
 Array = jax.Array
 
@@ -52,7 +52,7 @@ class ZeroConv(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps `[B, H, W, C]` to `[B, H, W, out]`."""
-    h = nn.Conv(self.out, (3, 3), kernel_init=nn.initializers.zeros, name="conv")(x)
+    h = Conv(self.out, nn.initializers.zeros, name="conv")(x)
     return h * jnp.exp(3.0 * self.param("logs", nn.initializers.zeros, (self.out,), jnp.float32))
 
 
@@ -84,9 +84,8 @@ class Conditioner(nn.Module):
     shape = (3, 3, self.own_channels + self.feature_channels, spec.width)
     self.first_kernel = self.param("first_kernel", init, shape)
     self.first_norm = _Normalize(spec.normalize)
-    size = (spec.hidden_kernel, spec.hidden_kernel)
     self.hidden = [
-      nn.Conv(spec.width, size, use_bias=False, kernel_init=init) for _ in range(spec.num_hidden)
+      Conv(spec.width, init, spec.hidden_kernel, use_bias=False) for _ in range(spec.num_hidden)
     ]
     self.hidden_norm = [_Normalize(spec.normalize) for _ in range(spec.num_hidden)]
     self.last = ZeroConv(self.out)

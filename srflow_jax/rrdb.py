@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.convolutions import conv, conv_upsampled, normal_init, upsample_nearest
+from srflow_jax.convolutions import Conv, conv, conv_upsampled, normal_init, upsample_nearest
 
 Array = jax.Array
 
@@ -79,10 +79,10 @@ def leaky_relu(x: Array) -> Array:
   return nn.leaky_relu(x, 0.2)
 
 
-def _conv(features: int, gain: float = 1.0, fan_in: int = 64) -> nn.Conv:
+def _conv(features: int, gain: float = 1.0, fan_in: int = 64) -> Conv:
   # He et al. 2015; ESRGAN scales its dense blocks' kernels by 0.1.
   stddev = gain * math.sqrt(2.0 / (9 * fan_in))
-  return nn.Conv(features, (3, 3), kernel_init=normal_init(stddev))
+  return Conv(features, normal_init(stddev))
 
 
 class DenseBlock(nn.Module):

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srflow_jax.convolutions import conv, conv_upsampled, normal_init, upsample_nearest
+from srflow_jax.convolutions import (
+  conv,
+  conv_upsampled,
+  kernel_gradient,
+  normal_init,
+  upsample_nearest,
+)
+
+PADDINGS = [((1, 1), (1, 1)), ((1, 0), (0, 1)), ((0, 0), (0, 0))]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -15,6 +23,43 @@ def test_convolving_an_enlarged_image_without_enlarging_it(factor):
     x, kernel = rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((3, 3, 4, 6))
     plain = conv(upsample_nearest(jnp.asarray(x), factor), kernel)
     np.testing.assert_allclose(conv_upsampled(jnp.asarray(x), kernel, factor), plain, atol=1e-12)
+
+
+def library_conv(x, kernel, padding):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [(3, 3), (2, 2), (1, 1)])
+def test_gradients_are_the_library_s(size, padding):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 7, 5, 4)), rng.standard_normal((*size, 4, 6))
+    y, plain = jax.vjp(lambda *args: library_conv(*args, padding), x, kernel)
+    grad = rng.standard_normal(y.shape)
+    np.testing.assert_array_equal(conv(x, jnp.asarray(kernel), padding), y)
+    gradients = jax.vjp(lambda *args: conv(*args, padding), jnp.asarray(x), jnp.asarray(kernel))[1](
+      grad
+    )
+    for ours, theirs in zip(gradients, plain(grad), strict=True):
+      np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    for num_stripes in (2, 3, y.shape[1]):
+      ours = kernel_gradient(jnp.asarray(x), grad, jnp.asarray(kernel), padding, num_stripes)
+      np.testing.assert_allclose(ours, plain(grad)[1], atol=1e-12)
+
+
+def test_a_large_image_takes_stripes_within_the_step():
+  """Round-off aside, what a CPU sums over stripes is the gradient of the whole."""
+  rng = np.random.default_rng(0)
+  x, kernel = rng.standard_normal((1, 150, 70, 64), np.float32), jnp.ones((3, 3, 64, 24))
+  with jax.enable_x64(True):
+    exact = jax.grad(lambda k: jnp.sum(library_conv(x.astype(float), k, PADDINGS[0]) ** 2))(
+      kernel.astype(float)
+    )
+  ours = jax.grad(lambda k: jnp.sum(conv(x, k) ** 2))(kernel)
+  np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
 
 
 def test_nearest_neighbour():

@@ -3,7 +3,6 @@
 import concurrent.futures
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from srflow_jax.errors import InputError
 
 
 def start_worker(*_: object) -> None:
-  """In a worker: exit when the parent dies, and leave Ctrl-C to the parent.
+  """In a worker: exit when the parent dies, and leave Ctrl-C and a scheduler's signals to it.
 
   A worker that waits for its next order does not notice that its parent was killed, neither
   Grain's nor `concurrent.futures`'.
@@ -24,7 +23,7 @@ def start_worker(*_: object) -> None:
     os._exit(1)
 
   threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  os.setpgid(0, 0)  # they are sent to the parent's process group
 
 
 def available_cores() -> int:

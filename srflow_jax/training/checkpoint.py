@@ -118,8 +118,8 @@ def _failures_named(manager: ocp.CheckpointManager) -> Iterator[None]:
       reason = os.strerror(int(code.group(1)))
     else:
       raise
-    step = manager.latest_step()
-    good = "there is none yet" if step is None else f"the last good one is of step {step}"
+    steps = manager.all_steps(read=True)  # on the disk
+    good = f"the last good one is of step {max(steps)}" if steps else "there is none yet"
     raise InputError(f"cannot save to {manager.directory}: {reason}; {good}") from error
 
 
