@@ -18,6 +18,7 @@ from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError
 from srflow_jax.model import Model, abstract_params, build_model, count_parameters
 from srflow_jax.training import checkpoint, devices, distributed, start
+from srflow_jax.training.events import event_writer
 from srflow_jax.training.largest import name_of_largest
 from srflow_jax.training.signals import Interrupted, StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
@@ -125,7 +126,6 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
   """
   config, loss_name = run.config, run.model.loss_name
   done, total = int(state.step), config.num_train_steps
-  first = jax.process_index() == 0
   bar = tqdm.tqdm(
     total=total,
     initial=done,
@@ -133,14 +133,12 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
     desc="training",
     dynamic_ncols=True,
     mininterval=0.5 if sys.stderr.isatty() else 10,
-    disable=not first,
+    disable=jax.process_index() != 0,
   )
-  # What an earlier process logged of steps that are done again, TensorBoard forgets.
-  writer = SummaryWriter(str(run.workdir), purge_step=done + 1, write_to_disk=first)
   pending, shown = [], {}  # metrics still on the device; what the bar shows
   with (
     contextlib.closing(_batches_from(run, done)) as batches,
-    contextlib.closing(writer),
+    event_writer(run.workdir, done) as writer,
     bar,
     StopRequest(run.mesh) as stop,
   ):
