@@ -82,8 +82,6 @@ def _loss_and_gradients(
 
   The batch is worked off in so many `splits`, one after the other, which takes the memory of one.
   """
-  # By a scan, since that makes sure of the memory: in straight-line code XLA computes the splits
-  # side by side. The price is paid on CPUs alone, where weight gradients within a scan are slow.
 
   def mean_loss(trained: Params, images: tuple[Array, Array]) -> tuple[Array, Largest]:
     loss, largest = loss_and_largest(model, params | trained, *images)
@@ -99,8 +97,10 @@ def _loss_and_gradients(
     loss_and_aux, gradients = value_and_grad(trained, images)
     return jax.tree.map(jnp.add, total, gradients), loss_and_aux
 
-  # A split is not a run of examples but every so-manieth, so each device has its share already.
+  # A split is every n-th example, not a run of them, so each device has its share of it already.
   images = jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), images)
+  # A scan, since it makes sure of the memory: in straight-line code XLA computes the splits side by
+  # side. The price is paid on CPUs, where convolutions' weight gradients within a scan are slow.
   total, (losses, largest) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), images)
   gradients = jax.tree.map(lambda leaf: leaf / splits, total)
   largest = jax.tree.map(lambda values: jnp.max(values, 0), largest)
@@ -126,7 +126,8 @@ def train_step(
 
   Returns:
     The state after, and scalars: the loss under `model.loss_name`, gradient_norm (before it is
-    clipped), learning_rate, skipped, skipped_in_a_row. And `largest`, for `name_of_largest`.
+    clipped), learning_rate (the flow's), skipped, skipped_in_a_row. And `largest`, for
+    `name_of_largest`.
   """
   optim = config.optim
   key = jax.random.fold_in(state.key, state.step)
