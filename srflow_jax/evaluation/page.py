@@ -15,12 +15,15 @@ _JPEG_QUALITY = 88  # of sheets in the page; the files beside it are PNG
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #ccc; padding: .25rem .7rem; text-align: right }
+th, td { border-bottom: 1px solid #ccc; padding: .25rem .6rem; text-align: right }
+th, td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 img { max-width: 100%; height: auto }
 pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere }
 figure { margin: 1.5rem 0 }
-.table { overflow-x: auto }
+.table, .sheet { overflow-x: auto }
+.sheet img { max-width: none }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 0 1rem }
 """
 
 
@@ -54,12 +57,11 @@ def html_page(
     f"<pre>{html.escape(summary['command'])}</pre>",
   ]
   if plots:
-    parts.append("<h2>Plots</h2>")
-  for heading, png in plots.items():
-    parts.append(_figure(heading, "image/png", png))
+    figures = (_figure(heading, "image/png", png) for heading, png in plots.items())
+    parts += ["<h2>Plots</h2>", '<div class="plots">', *figures, "</div>"]
   parts.append("<h2>Images</h2>")
-  for name, path in sheets.items():
-    parts.append(_figure(name, "image/jpeg", _jpeg(path)))
+  for name, path in sheets.items():  # a wide one scrolls: shrunk, it would show nothing
+    parts.append(_figure(name, "image/jpeg", _jpeg(path), "sheet"))
   parts.append("<h2>Configuration</h2>")
   for workdir, config in summary["configs"].items():
     text = html.escape(json.dumps(config, indent=2))
@@ -81,12 +83,12 @@ def _table(cells: Sequence[Sequence[str]]) -> str:
   return f'<div class="table"><table>\n{rows}\n</table></div>'
 
 
-def _figure(caption: str, kind: str, content: bytes) -> str:
+def _figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str:
   data = base64.b64encode(content).decode()
   caption = html.escape(caption)
   return (
-    f'<figure><figcaption>{caption}</figcaption><img alt="{caption}" '
-    f'src="data:{kind};base64,{data}"></figure>'
+    f'<figure><figcaption>{caption}</figcaption><div class="{style}"><img alt="{caption}" '
+    f'src="data:{kind};base64,{data}"></div></figure>'
   )
 
 

@@ -33,9 +33,9 @@ def plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
   if any(len(group) > 1 for group in groups.values()):
     made["Diversity against temperature"] = _draw(_diversity_against_temperature, groups)
   several = {
-    name: system["curves"]
-    for name, system in systems.items()
-    if len(system["curves"]["global"]) > 1
+    name: (styles, systems[name]["curves"])
+    for name, styles in _styles(groups).items()
+    if len(systems[name]["curves"]["global"]) > 1
   }
   if several:
     for what in ("global", "local", "diversity"):
@@ -44,7 +44,8 @@ def plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
   return made
 
 
-Group = list[tuple[float | None, Mapping[str, float]]]  # temperatures and averages
+# Temperature, name and averages.
+Group = list[tuple[float | None, str, Mapping[str, float]]]
 
 
 def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, Group]:
@@ -54,33 +55,44 @@ def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, 
     model = models.get(name)
     group = model["workdir"] if model else name
     temperature = model["temperature"] if model else None
-    groups.setdefault(group, []).append((temperature, system["averages"]))
+    groups.setdefault(group, []).append((temperature, name, system["averages"]))
   for group in groups.values():
     group.sort(key=lambda item: item[0] or 0.0)
   return groups
 
 
+def _styles(groups: Mapping[str, Group]) -> dict[str, str]:
+  """A line for each system: of its group's colour, which is one in all plots."""
+  dashes = ("o-", "s--", "^:", "D-.")
+  return {
+    name: f"C{number}{dashes[position % len(dashes)]}"
+    for number, group in enumerate(groups.values())
+    for position, (_, name, _) in enumerate(group)
+  }
+
+
 def _lpips_against_psnr(axes: Axes, groups: Mapping[str, Group]) -> None:
-  for name, group in groups.items():
-    x = [averages["psnr"] for _, averages in group]
-    y = [averages["lpips_mean"] for _, averages in group]
-    axes.plot(x, y, "o-", label=name)
+  for number, (name, group) in enumerate(groups.items()):
+    x = [averages["psnr"] for _, _, averages in group]
+    y = [averages["lpips_mean"] for _, _, averages in group]
+    axes.plot(x, y, f"C{number}o-", label=name)
     if len(group) > 1:
-      for (temperature, _), *point in zip(group, x, y, strict=True):
+      for (temperature, *_), *point in zip(group, x, y, strict=True):
         axes.annotate(f"{temperature:g}", point, xytext=(4, 4), textcoords="offset points")
   axes.set(xlabel="PSNR [dB], more is better", ylabel="LPIPS mean, less is better")
 
 
 def _diversity_against_temperature(axes: Axes, groups: Mapping[str, Group]) -> None:
-  for name, group in groups.items():
+  for number, (name, group) in enumerate(groups.items()):
     if len(group) > 1:
-      axes.plot([t for t, _ in group], [a["diversity"] for _, a in group], "o-", label=name)
+      diversity = [averages["diversity"] for _, _, averages in group]
+      axes.plot([t for t, _, _ in group], diversity, f"C{number}o-", label=name)
   axes.set(xlabel="temperature", ylabel="diversity [%]")
 
 
-def _over_samples(axes: Axes, curves: Mapping[str, Any], what: str) -> None:
-  for name, curve in curves.items():
-    axes.plot(range(1, len(curve[what]) + 1), curve[what], "o-", label=name)
+def _over_samples(axes: Axes, curves: Mapping[str, tuple[str, Any]], what: str) -> None:
+  for name, (style, curve) in curves.items():
+    axes.plot(range(1, len(curve[what]) + 1), curve[what], style, label=name)
   label = "diversity [%]" if what == "diversity" else f"LPIPS {what}"
   axes.set(xlabel="samples", ylabel=label)
   axes.xaxis.get_major_locator().set_params(integer=True)
@@ -91,7 +103,7 @@ def _draw(plot: Any, *arguments: Any) -> bytes:
   axes: Axes = figure.subplots()
   plot(axes, *arguments)
   axes.grid(alpha=0.3)
-  axes.legend(fontsize="small")
+  axes.legend(fontsize="small", framealpha=0.5)
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=_DPI)
   return file.getvalue()
