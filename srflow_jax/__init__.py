@@ -13,9 +13,13 @@ __all__ = ["load"]
 
 
 def load(
-  workdir: str | os.PathLike, max_memory_gb: float = 0.0, tile_overlap: int | None = None
+  workdir: str | os.PathLike,
+  max_memory_gb: float = 0.0,
+  tile_overlap: int | None = None,
+  step: int | typing.Literal["best"] | None = None,
+  ema: bool = True,
 ) -> "SuperResolution":
-  """Opens the latest checkpoint of a training run for use on NumPy or PIL images.
+  """Opens a checkpoint of a training run for use on NumPy or PIL images.
 
       import srflow_jax
       model = srflow_jax.load("runs/demo")
@@ -26,6 +30,8 @@ def load(
     max_memory_gb: The budget, in 10^9 bytes, that decides whether images are cut into tiles; 0 for
       half of the machine's memory (on an accelerator: three quarters of its own).
     tile_overlap: LR pixels that tiles overlap; None for the default.
+    step: Of the checkpoint; "best" by validation loss; None for the latest.
+    ema: Takes the moving average of the parameters, if the run has one.
 
   Raises:
     InputError: There is no run, no checkpoint, or a number cannot be meant.
@@ -33,4 +39,4 @@ def load(
   # Not at the top: who only imports a module of the package need not wait for all others.
   from srflow_jax.api import SuperResolution
 
-  return SuperResolution(workdir, max_memory_gb, tile_overlap)
+  return SuperResolution(workdir, max_memory_gb, tile_overlap, step, ema)

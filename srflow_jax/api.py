@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ ImageLike = np.ndarray | Image.Image
 
 
 class SuperResolution:
-  """The model of a training run, with the parameters of its latest checkpoint.
+  """The model of a training run, with the parameters of one of its checkpoints.
 
   Images are PIL images (any mode that converts to RGB without loss of an alpha channel), or arrays
   `[H, W, 3]`: uint8, or floats in [0, 1]. What comes back is of the same kind of numbers: uint8,
@@ -38,10 +39,15 @@ class SuperResolution:
   """
 
   def __init__(
-    self, workdir: str | os.PathLike, max_memory_gb: float = 0.0, tile_overlap: int | None = None
+    self,
+    workdir: str | os.PathLike,
+    max_memory_gb: float = 0.0,
+    tile_overlap: int | None = None,
+    step: int | Literal["best"] | None = None,
+    ema: bool = True,
   ) -> None:
     """See `srflow_jax.load`."""
-    run = load_run(workdir)
+    run = load_run(workdir, step, ema)
     self.config = run.config
     self.scale = int(run.config.model.scale)
     self.step = int(run.step)

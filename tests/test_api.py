@@ -8,7 +8,7 @@ from PIL import Image
 
 import srflow_jax
 from configs import base
-from srflow_jax import api
+from srflow_jax import api, planning
 from srflow_jax.errors import InputError
 from srflow_jax.model import build_model
 from srflow_jax.resize import bicubic_resize
@@ -125,6 +125,30 @@ def test_image_beyond_the_budget(workdir, pair):
     small.sample(pair[1])
 
 
+def test_tiles_keep_what_the_whole_image_gives(model, workdir, pair, monkeypatch):
+  """All that can be asked, of an image that the budget has cut."""
+  monkeypatch.setattr(planning, "_PROCESS_BYTES", 0)
+  tiled = srflow_jax.load(workdir, max_memory_gb=1, tile_overlap=4)
+  need = tiled._sampler.programs.num_bytes((14, 14), ("density",), 1).total(1)
+  reserved = 3 * 4 * 3 * pair[0][..., 0].size
+  tiled = srflow_jax.load(
+    workdir, (need + reserved + planning.num_bytes(tiled._sampler.variables)) / 1e9, tile_overlap=4
+  )
+  hr, lr = pair
+  latents = model.encode(hr, lr)
+  for own, expected in zip(tiled.encode(hr, lr), latents, strict=True):
+    np.testing.assert_allclose(own, expected, atol=0.1)
+  # These parameters let more than trained ones through so small an overlap.
+  assert np.abs(tiled.decode(latents, lr).astype(int) - hr).max() <= 4
+  assert tiled.log_prob(hr, lr) == pytest.approx(model.log_prob(hr, lr), rel=1e-3)
+  assert not any(plan.whole for plan in tiled._sampler.planner._plans.values())
+
+
+def test_checkpoint_that_is_not_there(workdir):
+  with pytest.raises(InputError, match="no checkpoint"):
+    srflow_jax.load(workdir, step=5)
+
+
 def test_a_run_that_is_not_there(tmp_path):
   with pytest.raises(InputError, match="no such workdir"):
     srflow_jax.load(tmp_path / "none")
@@ -136,7 +160,7 @@ def test_an_encoder_alone_has_samples_and_no_density(monkeypatch, pair):
   alone = build_model(config.model)
   params = random_params(alone, dtype=np.float32)
   run = checkpoint.Run(config, alone, params, 0)
-  monkeypatch.setattr(api, "load_run", lambda workdir: run)
+  monkeypatch.setattr(api, "load_run", lambda workdir, step, ema: run)
   model = srflow_jax.load("anywhere")
   samples = model.sample(pair[1], 2)
   np.testing.assert_array_equal(samples[0], samples[1])
