@@ -1,9 +1,10 @@
 """How much tiles differ from the whole image, against their overlap, for a trained model.
 
-python -m benchmarks.tiles --workdir=W [--overlaps=8,16,24] [--temperatures=0,0.9]
+python -m benchmarks.tiles --workdir=W [--hr_dir=PHOTOS] [--overlaps=8,16] [--temperatures=0,0.9]
 
-Prints, for each bundled validation photograph, the largest difference in grey levels (of clipped
-values) between the image computed whole and computed in tiles, and the 99.9th percentile.
+Prints, for each photograph (by default the bundled ones for validation), the largest difference in
+grey levels (of clipped values) between the image computed whole and computed in tiles, and the
+99.9th percentile.
 """
 
 import numpy as np
@@ -21,7 +22,8 @@ from srflow_jax.training.checkpoint import load_run
 _WORKDIR = flags.DEFINE_string("workdir", None, "The training run's folder.", required=True)
 _OVERLAPS = flags.DEFINE_list("overlaps", ["8", "16", "24", "32"], "LR pixels.")
 _TEMPERATURES = flags.DEFINE_list("temperatures", ["0", "0.9"], "Of the samples.")
-_SIZE = flags.DEFINE_integer("size", 0, "LR pixels a side that are cut from each; 0 for all.")
+_HR_DIR = flags.DEFINE_string("hr_dir", "", "Folder of photographs.")
+_SIZE = flags.DEFINE_list("size", [], "Height and width in LR pixels, cut from each; all of it.")
 
 _INSIDE = 16  # LR pixels that a tile keeps
 _TASK = Task(("draw",))
@@ -40,10 +42,11 @@ def main(argv: list[str]) -> None:
   run = load_run(_WORKDIR.value)
   scale, multiple = run.model.scale, run.model.lr_multiple
   print(f"default overlap: {default_overlap(run.model)}")
-  for name, path in photographs("", "validation"):
+  for name, path in photographs(_HR_DIR.value, "validation"):
     hr = read_image(path)
     sides = [side // (scale * multiple) * multiple for side in hr.shape[:2]]
-    sides = [min(side, _SIZE.value or side) for side in sides]
+    if _SIZE.value:
+      sides = [min(side, int(text)) for side, text in zip(sides, _SIZE.value, strict=True)]
     hr = hr[: sides[0] * scale, : sides[1] * scale]
     lr = (bicubic_resize(hr, 1 / scale) / 255).astype(np.float32)
     for temperature in map(float, _TEMPERATURES.value):
