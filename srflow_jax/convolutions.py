@@ -26,7 +26,7 @@ def normal_init(stddev: float) -> Initializer:
 
 
 def conv(x: Array, kernel: Array, padding: Padding | None = None) -> Array:
-  """Convolves x with kernel, in x's type.
+  """Convolves x with kernel, in x's type. Differentiable in reverse mode.
 
   Args:
     x: `[B, H, W, C]`.

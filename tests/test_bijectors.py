@@ -93,7 +93,7 @@ def test_log_det_is_the_jacobians(bijector):
   params, forward, _, z = bijector
   _, log_det = forward(params, z)
   # Images of a batch do not mix: the Jacobian of the sum over the batch holds each one's own.
-  jacobian = jax.jit(jax.jacfwd(lambda z: forward(params, z)[0].sum(0)))(z)
+  jacobian = jax.jit(jax.jacobian(lambda z: forward(params, z)[0].sum(0)))(z)
   size = z[0].size
   for i in range(z.shape[0]):
     of_image = jacobian[:, :, :, i].reshape(size, size)

@@ -162,7 +162,7 @@ def test_flow_log_det_is_the_jacobians(flow):
     context = context.replace(hr_size=context.padded_size)
 
   @jax.jit
-  @jax.jacfwd
+  @jax.jacobian
   def jacobian(flat):
     latents, _ = forward(params, flat.reshape(hr.shape), context)
     return jnp.concatenate([latent.ravel() for latent in latents])
