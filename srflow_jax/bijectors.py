@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.conditioners import Conditioner, ConditionerSpec, ZeroConv
+from srflow_jax.conditioners import Conditioner, ConditionerSpec, ZeroConv, actnorm_params
 
 Array = jax.Array
 
@@ -51,14 +51,12 @@ class ActNorm(nn.Module):
       log-det:  H * W * sum(logs)
       inverse:  z = y * exp(-logs) - bias
 
-  `init` must see real data: it sets both so that the output has mean 0 and variance 1 a channel.
+  `init` must see real data.
   """
 
   @nn.compact
   def _bias_and_logs(self, z: Array) -> tuple[Array, Array]:
-    bias = self.param("bias", lambda _: -jnp.mean(z, (0, 1, 2)))
-    logs = self.param("logs", lambda _: -jnp.log(jnp.std(z, (0, 1, 2)) + 1e-6))
-    return bias, logs
+    return actnorm_params(self, z)
 
   def forward_and_log_det(self, z: Array) -> tuple[Array, Array]:
     """Normalises z `[B, H, W, C]`."""

@@ -45,7 +45,10 @@ class ConditionerSpec:
 
 
 class ZeroConv(nn.Module):
-  """A 3x3 convolution with bias, times `exp(3 * logs)` a channel; all zero at first."""
+  """A 3x3 convolution with bias, times `exp(3 * logs)` a channel; all zero at first.
+
+  Whatever type it computes in, what comes out is of the parameters' type.
+  """
 
   out: int
 
@@ -56,6 +59,18 @@ class ZeroConv(nn.Module):
     return h * jnp.exp(3.0 * self.param("logs", nn.initializers.zeros, (self.out,), jnp.float32))
 
 
+def actnorm_params(layer: nn.Module, x: Array) -> tuple[Array, Array]:
+  """A layer's `bias` and `logs` `[C]` of an actnorm: `(x + bias) * exp(logs)`.
+
+  They are set by the first batch, so that it leaves with mean 0 and variance 1 a channel (Glow,
+  section 3.1). `init` must see real data.
+  """
+  first = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  bias = layer.param("bias", lambda _: -jnp.mean(first, (0, 1, 2)))
+  logs = layer.param("logs", lambda _: -jnp.log(jnp.std(first, (0, 1, 2)) + 1e-6))
+  return bias, logs
+
+
 class _Normalize(nn.Module):
   """What follows a convolution: a bias, or an actnorm that the first batch sets."""
 
@@ -64,14 +79,17 @@ class _Normalize(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     if not self.actnorm:
-      return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-    bias = self.param("bias", lambda _: -jnp.mean(x, (0, 1, 2)))
-    logs = self.param("logs", lambda _: -jnp.log(jnp.std(x, (0, 1, 2)) + 1e-6))
-    return (x + bias) * jnp.exp(logs)
+      bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+      return x + bias.astype(x.dtype)
+    bias, logs = actnorm_params(self, x)
+    return ((x + bias) * jnp.exp(logs)).astype(x.dtype)
 
 
 class Conditioner(nn.Module):
-  """A net `[a, u]` → h, of `own_channels` + `feature_channels` → `out` channels."""
+  """A net `[a, u]` → h, of `own_channels` + `feature_channels` → `out` channels.
+
+  It computes in the features' type.
+  """
 
   spec: ConditionerSpec
   own_channels: int
@@ -103,7 +121,7 @@ class Conditioner(nn.Module):
     """
     x = features_convolved
     if self.own_channels:
-      x = conv(a, self.first_kernel[:, :, : self.own_channels]) + x
+      x = conv(a.astype(x.dtype), self.first_kernel[:, :, : self.own_channels]) + x
     x = skip = nn.relu(self.first_norm(x))
     for i, (layer, norm) in enumerate(zip(self.hidden, self.hidden_norm, strict=True), start=1):
       x = nn.relu(norm(layer(x)))

@@ -121,13 +121,16 @@ class Stage(nn.Module):
   channels: int  # that enter the stage
   conditioner: ConditionerSpec
   feature_channels: int
+  remat: bool = False  # keep only what passes between conditional steps for the backward pass
 
   def setup(self) -> None:
     channels = self.channels * self.spec.squeeze**2
     self.transitions = [TransitionStep() for _ in range(self.spec.transition_steps)]
+    step = ConditionalStep
+    if self.remat:
+      step = nn.remat(step, methods=("condition", "forward_and_log_det"))
     self.steps = [
-      ConditionalStep(channels, self.conditioner, self.feature_channels)
-      for _ in range(self.spec.steps)
+      step(channels, self.conditioner, self.feature_channels) for _ in range(self.spec.steps)
     ]
     if self.spec.split:
       self.split = Split()
@@ -188,11 +191,12 @@ class ConditionalFlow(nn.Module):
   stage_specs: tuple[StageSpec, ...]
   conditioner: ConditionerSpec
   feature_channels: int
+  remat: bool = False
 
   def setup(self) -> None:
     stages, channels = [], 3
     for spec in self.stage_specs:
-      stages.append(Stage(spec, channels, self.conditioner, self.feature_channels))
+      stages.append(Stage(spec, channels, self.conditioner, self.feature_channels, self.remat))
       channels = spec.out_channels(channels)
     self.stages = stages
 

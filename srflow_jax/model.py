@@ -46,6 +46,21 @@ class Context:
     return jax.tree.leaves(self.stages)[0].shape[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class ComputeSpec:
+  """How a model computes, which changes no parameter.
+
+  Attributes:
+    bfloat16: encoder and conditioners compute in bfloat16; the flow's variables, log-dets and the
+      loss stay in float32.
+    remat: the backward pass computes encoder blocks and flow steps again instead of keeping what
+      they had computed.
+  """
+
+  bfloat16: bool = False
+  remat: bool = False
+
+
 @flax.struct.dataclass
 class DensityParts:
   """What the log-density of images is the sum of, `[B]` each, nats.
@@ -93,14 +108,18 @@ class SRFlow(nn.Module):
   encoder_spec: EncoderSpec
   conditioner_spec: ConditionerSpec
   stage_specs: tuple[StageSpec, ...]
+  compute: ComputeSpec = ComputeSpec()
 
   loss_name: ClassVar[str] = "nll"
   parts: ClassVar[tuple[str, ...]] = ("encoder", "flow")  # of the tree of parameters
 
   def setup(self) -> None:
-    self.encoder = Encoder(self.encoder_spec, self.scale)
+    self.encoder = Encoder(self.encoder_spec, self.scale, **dataclasses.asdict(self.compute))
     self.flow = ConditionalFlow(
-      self.stage_specs, self.conditioner_spec, self.encoder_spec.feature_channels
+      self.stage_specs,
+      self.conditioner_spec,
+      self.encoder_spec.feature_channels,
+      self.compute.remat,
     )
 
   @property
@@ -236,13 +255,14 @@ class SuperResolver(nn.Module):
 
   scale: int
   encoder_spec: EncoderSpec
+  compute: ComputeSpec = ComputeSpec()
 
   loss_name: ClassVar[str] = "l1"
   parts: ClassVar[tuple[str, ...]] = ("encoder",)
   lr_multiple: ClassVar[int] = 1
 
   def setup(self) -> None:
-    self.encoder = Encoder(self.encoder_spec, self.scale)
+    self.encoder = Encoder(self.encoder_spec, self.scale, **dataclasses.asdict(self.compute))
 
   def super_resolve(self, lr: Array) -> Array:
     """Enlarges lr `[B, h, w, 3]` to `[B, h * scale, w * scale, 3]`, not clipped."""
@@ -280,13 +300,14 @@ def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
     raise InputError(f"{where}: {error}") from error
 
 
-def build_model(config: Mapping[str, Any]) -> Model:
+def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = None) -> Model:
   """Builds the model of a configuration's `model` block.
 
   Args:
     config: `scale`, `encoder` (`EncoderSpec`), `conditioner` (`ConditionerSpec`) and `stages` (a
       sequence of `StageSpec`), as mappings. Without stages the model is the encoder alone, and
       `conditioner` is not needed.
+    compute: the configuration's block of that name (`ComputeSpec`); None: float32, all kept.
 
   Raises:
     InputError: a key is unknown or missing, or a value is out of range.
@@ -295,8 +316,9 @@ def build_model(config: Mapping[str, Any]) -> Model:
   if scale not in (2, 4, 8, 16):
     raise InputError(f"model.scale is {scale}: one of 2, 4, 8, 16")
   encoder = _spec(EncoderSpec, config["encoder"], "model.encoder")
+  how = ComputeSpec() if compute is None else _spec(ComputeSpec, compute, "compute")
   if not config["stages"]:
-    return SuperResolver(scale, encoder)
+    return SuperResolver(scale, encoder, how)
   stages = tuple(
     _spec(StageSpec, stage, f"model.stages[{i}]") for i, stage in enumerate(config["stages"])
   )
@@ -307,6 +329,7 @@ def build_model(config: Mapping[str, Any]) -> Model:
     encoder_spec=encoder,
     conditioner_spec=_spec(ConditionerSpec, config["conditioner"], "model.conditioner"),
     stage_specs=stages,
+    compute=how,
   )
 
 

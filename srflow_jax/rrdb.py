@@ -123,15 +123,25 @@ class RRDB(nn.Module):
 
 
 class Encoder(nn.Module):
-  """The RRDB network for one scale, a power of two."""
+  """The RRDB network for one scale, a power of two.
+
+  Attributes:
+    spec: its shape.
+    scale: HR size over LR size.
+    bfloat16: computes in bfloat16; features are of that type then.
+    remat: keeps only what passes between blocks for the backward pass, and computes the rest again.
+  """
 
   spec: EncoderSpec
   scale: int
+  bfloat16: bool = False
+  remat: bool = False
 
   def setup(self) -> None:
     spec = self.spec
     self.conv_first = _conv(spec.width, fan_in=3)
-    self.blocks = [RRDB(spec.width, spec.growth) for _ in range(spec.num_blocks)]
+    block = nn.remat(RRDB) if self.remat else RRDB
+    self.blocks = [block(spec.width, spec.growth) for _ in range(spec.num_blocks)]
     self.trunk_conv = _conv(spec.width, gain=0.1, fan_in=spec.width)
     ups = int(math.log2(self.scale))
     self.upconvs = [_conv(spec.width, fan_in=spec.width) for _ in range(ups)]
@@ -140,7 +150,7 @@ class Encoder(nn.Module):
 
   def trunk(self, lr: Array) -> tuple[Array, Array]:
     """The encoder's own map at LR resolution `[B, h, w, width]`, and its taps."""
-    x = first = self.conv_first(lr)
+    x = first = self.conv_first(lr.astype(jnp.bfloat16) if self.bfloat16 else lr)
     taps = []
     for i, block in enumerate(self.blocks):
       x = block(x)
@@ -184,4 +194,4 @@ class Encoder(nn.Module):
     """The network's own super-resolution `[B, h*scale, w*scale, 3]`, used to pretrain it."""
     x = self.trunk(lr)[0]
     x = self.upsample(x, len(self.upconvs))[-1]
-    return self.conv_last(leaky_relu(self.hr_conv(x)))
+    return self.conv_last(leaky_relu(self.hr_conv(x))).astype(lr.dtype)

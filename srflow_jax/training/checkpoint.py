@@ -232,7 +232,7 @@ def load_run(
   """
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
-  model = build_model(config.model)
+  model = build_model(config.model, config.get("compute"))
   if not has_checkpoint(workdir):
     raise InputError(f"no checkpoint in {workdir}")
   with _reader(workdir) as manager:

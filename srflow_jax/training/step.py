@@ -173,4 +173,8 @@ def train_step(
 def make_train_step(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
   step = functools.partial(train_step, model=model, config=config, parts=parts)
-  return jax.jit(step, donate_argnums=0)
+  options = {}
+  if config.compute.remat and jax.default_backend() == "cpu":
+    # Else XLA's CPU compiler drops the barriers and merges what is computed twice into one again.
+    options["xla_disable_hlo_passes"] = "cse_barrier_expander"
+  return jax.jit(step, donate_argnums=0, compiler_options=options)

@@ -20,7 +20,7 @@ from srflow_jax.errors import InputError
 # Fields that a run may change when it goes on; all others decide what its numbers mean.
 MAY_CHANGE = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
 MAY_CHANGE += ("keep_checkpoints", "keep_best", "eval_temperature")
-MAY_CHANGE += ("data.cache_mb", "data.num_workers", "optim.accumulation_steps", "model.remat")
+MAY_CHANGE += ("data.cache_mb", "data.num_workers", "optim.accumulation_steps", "compute.remat")
 
 
 def _plain(value: Any) -> Any:
