@@ -8,10 +8,12 @@ from PIL import Image
 
 import srflow_jax
 from configs import base
-from srflow_jax import api, planning
+from srflow_jax import api
 from srflow_jax.errors import InputError
 from srflow_jax.model import build_model
+from srflow_jax.planning import Plan
 from srflow_jax.resize import bicubic_resize
+from srflow_jax.tiles import cut
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
 from srflow_jax.training.workdir import write_config
@@ -126,14 +128,9 @@ def test_image_beyond_the_budget(workdir, pair):
 
 
 def test_tiles_keep_what_the_whole_image_gives(model, workdir, pair, monkeypatch):
-  """All that can be asked, of an image that the budget has cut."""
-  monkeypatch.setattr(planning, "_PROCESS_BYTES", 0)
-  tiled = srflow_jax.load(workdir, max_memory_gb=1, tile_overlap=4)
-  need = tiled._sampler.programs.num_bytes((14, 14), ("density",), 1).total(1)
-  reserved = 3 * 4 * 3 * pair[0][..., 0].size
-  tiled = srflow_jax.load(
-    workdir, (need + reserved + planning.num_bytes(tiled._sampler.variables)) / 1e9, tile_overlap=4
-  )
+  tiled = srflow_jax.load(workdir)
+  plan = Plan(cut((14, 18), (1, 2), overlap=4, multiple=2))
+  monkeypatch.setattr(tiled._sampler.planner, "plan", lambda lr_size, task: plan)
   hr, lr = pair
   latents = model.encode(hr, lr)
   for own, expected in zip(tiled.encode(hr, lr), latents, strict=True):
@@ -141,7 +138,6 @@ def test_tiles_keep_what_the_whole_image_gives(model, workdir, pair, monkeypatch
   # These parameters let more than trained ones through so small an overlap.
   assert np.abs(tiled.decode(latents, lr).astype(int) - hr).max() <= 4
   assert tiled.log_prob(hr, lr) == pytest.approx(model.log_prob(hr, lr), rel=1e-3)
-  assert not any(plan.whole for plan in tiled._sampler.planner._plans.values())
 
 
 def test_checkpoint_that_is_not_there(workdir):
