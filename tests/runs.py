@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
 
@@ -81,3 +82,23 @@ def saved_steps(workdir: pathlib.Path) -> list[int]:
   """The steps of a workdir's whole checkpoints."""
   folder = workdir / "checkpoints"
   return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+
+
+def ended(*processes: Process) -> None:
+  """Waits for processes to end well."""
+  for process in processes:
+    assert process.end() == 0, process.output
+
+
+def scalars(workdir: pathlib.Path) -> dict[str, dict[int, float]]:
+  """What TensorBoard is told: for each tag, the latest value at each step."""
+  found = {}
+  for file in sorted(workdir.glob("events.out.tfevents.*")):
+    data, at = file.read_bytes(), 0
+    while at < len(data):  # TFRecord: length, its checksum, the event, its checksum
+      length = int.from_bytes(data[at : at + 8], "little")
+      event = Event.FromString(data[at + 12 : at + 12 + length])
+      for value in event.summary.value:
+        found.setdefault(value.tag, {})[event.step] = value.simple_value
+      at += length + 16
+  return found

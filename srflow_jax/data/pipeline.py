@@ -1,14 +1,14 @@
 """The input pipeline: example k of a run is a function of (seed, k) and of nothing else.
 
-Shuffling, cropping and mirroring come before the examples are dealt out, so process p of P takes
-the global examples p, p + P, ... and the position is the global step: a run that starts again at
-step s, on any number of processes and workers, continues with the batches that it would have seen.
-No state of an iterator is needed for that.
+Shuffling, cropping and mirroring come before the examples are dealt out. Batch s of the run has the
+examples from s * batch_size on, and process p of P has the p-th of P equal parts of it: a run that
+starts again at step s, on any number of processes and workers, continues with the batches that it
+would have seen, in the same order. No state of an iterator is needed for that.
 """
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -74,7 +74,10 @@ def iterate(
   )
   local_batch = local_batch_size(data_config.batch_size, process_count)
   examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform)
-  batches = examples[process_index::process_count].batch(local_batch, drop_remainder=True)
+  first, batch_size = process_index * local_batch, data_config.batch_size
+  whole = len(examples) // batch_size * batch_size  # all but endless
+  places = [examples[first + at : whole : batch_size] for at in range(local_batch)]
+  batches = grain.experimental.ZipMapDataset(places).map(_stack)
   dataset = batches[start_step:].to_iter_dataset(
     grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READY_BATCHES)
   )
@@ -85,6 +88,10 @@ def iterate(
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_READY_BATCHES)
     dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
   return _own_memory(iter(dataset)) if workers else iter(dataset)
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 def local_batch_size(batch_size: int, process_count: int) -> int:
@@ -123,11 +130,9 @@ def validation_batches(
   source = open_source(data_config, scale, "validation")
   count = max(data_config.val_patches // data_config.batch_size, 1) * data_config.batch_size
   patches = list(fixed_patches(source, scale, lr_patch_size(data_config, scale), count))
-  mine = patches[process_index::process_count]
-  return [
-    {name: np.stack([patch[name] for patch in mine[at : at + local_batch]]) for name in mine[0]}
-    for at in range(0, len(mine), local_batch)
-  ]
+  first = process_index * local_batch
+  starts = range(first, count, data_config.batch_size)
+  return [_stack(patches[start : start + local_batch]) for start in starts]
 
 
 def put_ahead(

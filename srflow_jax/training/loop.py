@@ -67,11 +67,12 @@ def train(config: Any, workdir: str, allow_config_change: bool = False) -> Train
   process = (jax.process_index(), jax.process_count())
   with contextlib.ExitStack() as opened:
     with distributed.agreement():
-      model = build_model(config.model)
+      model = build_model(config.model, config.get("compute"))
       start.check(config, model)
       first_batch = start.first_batch(config)
       val_batches = validation_batches(config.data, config.model.scale, *process)
       given = {} if checkpoint.has_checkpoint(workdir) else starting_encoder(config, model)
+    with distributed.agreement():  # not before: nothing is written if any process refuses
       if process[0] == 0:
         opened.enter_context(lock_workdir(workdir))
         check_config(workdir, config, allow_config_change)
