@@ -1,5 +1,6 @@
 """Validation while training: what TensorBoard gets, and that nothing stops it."""
 
+import copy
 import json
 
 import jax
@@ -65,7 +66,9 @@ def test_scores_are_the_evaluator_s(validated):
   model, validation, batch, config = validated
   params = parameters(model)
   loss, writer = written(validation, params)
-  system = Trained("x", validation._sampler)  # its programs are compiled
+  sampler = copy.copy(validation._sampler)  # its programs are compiled
+  sampler.variables = {"params": params}
+  system = Trained("x", sampler)
   settings = Settings(NUM_SAMPLES, config.eval_temperature, config.seed)
   pairs = list(zip(batch["lr"], batch["hr"], strict=True))[:NUM_PICTURES]
   drawn = [evaluate_image(system, lr, hr, settings) for lr, hr in pairs]

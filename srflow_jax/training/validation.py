@@ -27,7 +27,6 @@ Batch = dict[str, Any]
 NUM_PICTURES = 4  # validation patches that are sampled and shown
 NUM_SAMPLES = 3  # of each
 
-
 # Of an evaluation's values, those that are worth a curve each; the nll is that of all patches.
 _CURVES = ("lr_psnr", "psnr", "ssim", "lpips_mean", "lpips_global", "lpips_local", "diversity")
 _CURVES += ("bits_per_dim", "round_trip_error", "largest_inverse_scale")
@@ -86,13 +85,16 @@ class Validation:
     loss = self.loss(params)
     writer.add_scalar(f"validation/{self._model.loss_name}", loss, step)
     if jax.process_index() == 0:
-      local = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
-      self._write_pictures(writer, step, local)
+      shapes = self._sampler.variables
+      self._sampler.variables = {
+        "params": jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+      }
+      self._write_pictures(writer, step)
+      self._sampler.variables = shapes  # the next training step takes the parameters' memory
     writer.flush()
     return loss
 
-  def _write_pictures(self, writer: SummaryWriter, step: int, params: Any) -> None:
-    self._sampler.variables = {"params": params}
+  def _write_pictures(self, writer: SummaryWriter, step: int) -> None:
     scored, pictures = [], []
     for lr, hr in self._pictures:
       try:
