@@ -287,11 +287,11 @@ class Sampler:
 
 def pad_as_model(image: np.ndarray, multiple: int) -> np.ndarray:
   """Pads `[h, w, C]` as the model would, on the host: to multiples, by reflection."""
-  pads = [(0, -side % multiple) for side in image.shape[:2]]
-  for axis, pad in enumerate(pads):
-    widths = [pad if i == axis else (0, 0) for i in range(3)]
-    # `symmetric` would repeat the border's pixel; one pixel has nothing else to repeat.
-    image = np.pad(image, widths, "reflect" if image.shape[axis] > 1 else "edge")
+  for axis in (0, 1):
+    if pad := -image.shape[axis] % multiple:
+      widths = [(0, pad) if i == axis else (0, 0) for i in range(3)]
+      # `symmetric` would repeat the border's pixel; one pixel has nothing else to repeat.
+      image = np.pad(image, widths, "reflect" if image.shape[axis] > 1 else "edge")
   return image
 
 
