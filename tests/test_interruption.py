@@ -53,4 +53,4 @@ def test_a_run_killed_twice_ends_as_the_whole_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_the_whole_one(tmp_path):
-  killed_again_and_again(tmp_path, kills=20, steps=4000, window=3.0)
+  killed_again_and_again(tmp_path, kills=20, steps=2500, window=3.0)

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -184,6 +185,22 @@ def test_another_configuration_on_an_old_workdir_is_refused(run):
   config.optim.learning_rate = 0.5
   with pytest.raises(InputError, match=r"optim.learning_rate: 0.001 → 0.5"):
     train(config, str(workdir))
+
+
+def test_another_configuration_may_be_allowed(run, tmp_path, capsys):
+  config, workdir, whole = run
+  config = config.copy_and_resolve_references()
+  shutil.copytree(workdir, tmp_path / "W")
+  config.optim.learning_rate = 0.5
+  state = train(config, str(tmp_path / "W"), allow_config_change=True)
+  assert_equal(copied(state), whole)  # there was nothing left to do
+  assert "warning" in (said := capsys.readouterr().err) and "learning_rate: 0.001 → 0.5" in said
+  train(config, str(tmp_path / "W"))  # and now it is the workdir's own
+  before = (tmp_path / "W" / "config.json").read_text()
+  config.model.conditioner.width = 5
+  with pytest.raises(InputError, match=r"does not fit the configuration: flow/.* has shape"):
+    train(config, str(tmp_path / "W"), allow_config_change=True)
+  assert (tmp_path / "W" / "config.json").read_text() == before
 
 
 def test_bad_workdirs_are_refused(run, tmp_path):

@@ -1,0 +1,124 @@
+"""What the loop does when steps are not finite, and when a signal comes."""
+
+import contextlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+import runs
+from jax.experimental.compilation_cache import compilation_cache
+
+from srflow_jax.errors import InputError
+from srflow_jax.training import loop
+from srflow_jax.training.signals import SIGNALS, Interrupted
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+  """Each call of `train` compiles anew; let the second one find what the first one compiled."""
+  folder = str(tmp_path_factory.mktemp("compiled"))
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for values in (settings, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    if values is settings:
+      yield
+
+
+def config_of(steps: int):
+  config = runs.get_config()
+  config.update(num_train_steps=steps, log_every_steps=1, checkpoint_every_steps=2)
+  config.optim.max_skipped_steps = 2
+  return config
+
+
+@pytest.fixture
+def feed(monkeypatch):
+  """Lets a test spoil batches: `feed(spoilt, drawn)`; returns after which steps a feed began.
+
+  `spoilt(number, step)` says whether, in the feed of that number, a step's batch is not finite;
+  `drawn(step)` is called when the batch is drawn, which is two steps before its own.
+  """
+  original = loop.make_train_iterator
+
+  def install(spoilt=lambda number, step: False, drawn=lambda step: None):
+    begun = []
+
+    def batches(data, scale, seed, done, *process):
+      begun.append(done)
+      number = len(begun)
+      with contextlib.closing(original(data, scale, seed, done, *process)) as source:
+        for step, batch in enumerate(source, done + 1):
+          batch = {name: array.astype(np.float32) for name, array in batch.items()}
+          if spoilt(number, step):
+            batch["hr"][0, 0, 0, 0] = np.nan
+          drawn(step)
+          yield batch
+
+    monkeypatch.setattr(loop, "make_train_iterator", batches)
+    return begun
+
+  return install
+
+
+def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(feed, tmp_path, capsys):
+  config = config_of(steps=8)
+  begun = feed(lambda number, step: step >= (5 if number == 1 else 7))
+  with pytest.raises(InputError, match=r"step 8: .* last 2 steps, and .* lowered once before"):
+    loop.train(config, str(tmp_path / "W"))
+  assert begun == [0, 4]
+  output = capsys.readouterr().out
+  assert "steps 5 to 5: 1 skipped, not finite; step 5 first in the batch's hr" in output
+  assert (
+    "step 6: loss or gradient was not finite in the last 2 steps; going back to step 4" in output
+  )
+  assert runs.saved_steps(tmp_path / "W") == [2, 4, 6]  # not 8: that would be none to go back to
+
+  begun = feed(lambda number, step: step >= 7)
+  with pytest.raises(InputError, match="lowered once before"):
+    loop.train(config, str(tmp_path / "W"))  # as a new process would: it knows
+  assert begun == [6]
+
+  feed()
+  state = loop.train(config, str(tmp_path / "W"))
+  assert int(state.step) == 8 and float(state.rate_factor) == 0.5 and int(state.skipped) == 0
+  rates = runs.scalars(tmp_path / "W")["train/learning_rate"]
+  np.testing.assert_allclose(rates[8], rates[4] / 2, rtol=1e-6)
+
+
+def test_a_run_without_a_checkpoint_goes_back_to_its_start(feed, tmp_path):
+  begun = feed(lambda number, step: number == 1)
+  state = loop.train(config_of(steps=3), str(tmp_path / "W"))
+  assert begun == [0, 0]
+  assert int(state.step) == 3 and float(state.rate_factor) == 0.5 and int(state.skipped) == 0
+
+
+def test_a_signal_saves_the_running_step_and_the_run_goes_on(feed, tmp_path):
+  feed()
+  whole = loop.train(config_of(steps=6), str(tmp_path / "whole"))
+  handlers = [signal.getsignal(number) for number in SIGNALS]
+  feed(drawn=lambda step: signal.raise_signal(signal.SIGINT) if step == 5 else None)
+  with pytest.raises(Interrupted, match="after step 3; the same command goes on from step 3"):
+    loop.train(config_of(steps=6), str(tmp_path / "W"))
+  assert handlers == [signal.getsignal(number) for number in SIGNALS]
+  assert runs.saved_steps(tmp_path / "W") == [2, 3]
+  begun = feed()
+  state = loop.train(config_of(steps=6), str(tmp_path / "W"))
+  assert begun == [3]
+  jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+
+
+def test_a_state_after_a_skipped_step_is_not_saved(feed, tmp_path):
+  feed(
+    spoilt=lambda number, step: step == 3,
+    drawn=lambda step: signal.raise_signal(signal.SIGTERM) if step == 5 else None,
+  )
+  with pytest.raises(Interrupted, match="after step 3; the same command goes on from step 2"):
+    loop.train(config_of(steps=6), str(tmp_path / "W"))
+  assert runs.saved_steps(tmp_path / "W") == [2]
