@@ -1,8 +1,7 @@
 """How much of an image is computed at a time: a model's compiled programs, within a budget.
 
 A program works on windows of one size of LR. What it needs is the compiler's own figure, so a plan
-is made by compiling: the largest tile, and on an accelerator the most samples at a time, whose
-figure fits.
+is made by compiling: the largest tile and the most samples at a time whose figure fits.
 """
 
 import dataclasses
@@ -102,13 +101,18 @@ class Programs:
     condition, *others = (
       _analysed(self.get(method, size, 1)) for method in ("condition", *set(methods) - {"draw"})
     )
-    draw = _analysed(self.get("draw", size, batch)) / batch if "draw" in methods else 0
+    together = samples_of_program(batch)
+    draw = _analysed(self.get("draw", size, together)) / together if "draw" in methods else 0
     # A tile's context is made while the last one's is still there.
     return Need(context + max(condition, *others, 0), context, draw)
 
-  def _compile(self, method: str, size: Size, batch: int = 1) -> Any:
+  def lower(self, method: str, size: Size, batch: int = 1) -> jax.stages.Lowered:
+    """A method traced for a size and, if it is "draw", a number of samples: to be compiled."""
     function, arguments = getattr(self, f"_{method}")(size, batch)
-    return jax.jit(function).lower(self._variables, *arguments).compile()
+    return jax.jit(function).lower(self._variables, *arguments)
+
+  def _compile(self, method: str, size: Size, batch: int = 1) -> jax.stages.Compiled:
+    return self.lower(method, size, batch).compile()
 
   def _condition(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     method = "condition" if self._stochastic else "super_resolve"
@@ -180,7 +184,7 @@ class Planner:
     self.overlap = -(-overlap // self._multiple) * self._multiple
     self._programs = programs
     self._fixed = fixed_bytes
-    self._max_batch = max_batch or (1 if on_cpu() else math.inf)
+    self._max_batch = max_batch or (os.cpu_count() if on_cpu() else math.inf)
     self._plans: dict[tuple[Size, Task], Plan] = {}
     # By methods, of the largest tile compiled: bytes for each pixel, one sample at a time.
     self._figures: dict[tuple[str, ...], tuple[int, float]] = {}
@@ -275,6 +279,15 @@ def num_bytes(tree: Any) -> int:
 def on_cpu() -> bool:
   """Whether programs run on the host, whose memory they then share."""
   return jax.local_devices()[0].platform == "cpu"
+
+
+def samples_of_program(batch: int) -> int:
+  """Of so many samples at a time, how many one program draws.
+
+  On an accelerator all, which fills it. On a CPU one: each has a thread then, since a convolution
+  of few channels keeps only one core busy, however many images it is of.
+  """
+  return 1 if on_cpu() else batch
 
 
 def _analysed(program: Any) -> int:

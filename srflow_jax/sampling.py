@@ -6,16 +6,18 @@ beyond the overlap; a tiled density leaves out what tiles have twice (`tiles.sig
 """
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
 import numpy as np
 
 from srflow_jax.model import Model
-from srflow_jax.planning import Plan, Planner, Programs, Task, num_bytes
+from srflow_jax.planning import Plan, Planner, Programs, Task, num_bytes, samples_of_program
 from srflow_jax.tiles import Span, Window
 
 Latents = tuple[np.ndarray, ...]
@@ -75,8 +77,8 @@ class Sampler:
       memory. 0 for half of the machine's memory, or three quarters of the device's.
     overlap: LR pixels from a tile's border that are computed and not kept; None for
       `default_overlap`.
-    max_batch: Samples that are drawn at a time, at most; None for as many as fit, on a CPU one:
-      there, more at a time are no faster.
+    max_batch: Samples that are drawn at a time, at most; None for as many as fit, on a CPU no more
+      than it has cores.
   """
 
   def __init__(
@@ -126,7 +128,8 @@ class Sampler:
     """Draws samples, tile after tile.
 
     Sample `i` of a seed is a function of both alone, whatever else is drawn: how many samples are
-    drawn at a time changes it by round-off, tiles by less than the overlap lets through.
+    drawn at a time changes it by round-off (on a CPU not at all), tiles by less than the overlap
+    lets through.
 
     Args:
       prepared: Of `prepare`, for "draw".
@@ -141,19 +144,27 @@ class Sampler:
     """
     key = jax.random.key(seed, impl="threefry2x32")
     plan = prepared.plan
-    program = self.programs.get("draw", plan.tiling.size, plan.batch)
-    for (row, column), context in self._tiles(prepared, times):
-      target, source = self._kept(prepared, row, column)
-      origin = np.int32(row.start), np.int32(column.start)
-      for position in range(0, len(samples), plan.batch):
-        begin = time.perf_counter()
-        arguments = np.float32(temperature), np.int32(samples[position]), origin
-        # The last ones may be more than are asked for: they are of one program.
-        tiles = np.asarray(program(self.variables, key, context, *arguments))
-        if times:
-          times.samples += time.perf_counter() - begin
-        for offset, tile in enumerate(tiles[: len(samples) - position]):
-          yield position + offset, target, tile[source]
+    together = samples_of_program(plan.batch)
+    program = self.programs.get("draw", plan.tiling.size, together)
+    with futures.ThreadPoolExecutor(plan.batch // together) as threads:
+      for (row, column), context in self._tiles(prepared, times):
+        target, source = self._kept(prepared, row, column)
+        origin = np.int32(row.start), np.int32(column.start)
+
+        def draw(first: int, context: Any = context, origin: tuple = origin) -> np.ndarray:
+          arguments = context, np.float32(temperature), np.int32(first), origin
+          return np.asarray(program(self.variables, key, *arguments))
+
+        for position in range(0, len(samples), plan.batch):
+          wanted = samples[position : position + plan.batch]
+          begin = time.perf_counter()
+          drawn = list(threads.map(draw, wanted[::together]))
+          if times:
+            times.samples += time.perf_counter() - begin
+          # The last ones may be more than are wanted: they are of one program.
+          tiles = itertools.chain.from_iterable(drawn)
+          for offset, tile in enumerate(itertools.islice(tiles, len(wanted))):
+            yield position + offset, target, tile[source]
 
   def decode(self, prepared: Prepared, latents: Latents) -> Iterator[tuple[Window, np.ndarray]]:
     """Decodes latents, tile after tile.

@@ -63,11 +63,20 @@ def test_tiles_are_the_whole_image(whole, tiled, pair):
   np.testing.assert_allclose(drawn(tiled, lr, range(3, 4))[0], expected[1], atol=1e-4)
 
 
-def test_samples_do_not_depend_on_how_many_are_drawn_at_a_time(flow, whole, pair):
+def test_threads_draw_the_same_samples(flow, whole, pair):
+  _, lr = pair
+  task = dataclasses.replace(TASK, num_samples=3)
+  threaded = Sampler(*flow, max_batch=2)  # two and then one
+  assert threaded.planner.plan(lr.shape[:2], task).batch == 2
+  np.testing.assert_array_equal(drawn(threaded, lr, range(3), task), drawn(whole, lr, range(3)))
+
+
+def test_a_batch_holds_the_same_samples(flow, whole, pair, monkeypatch):
   _, lr = pair
   expected = drawn(whole, lr, range(3))
+  monkeypatch.setattr(planning, "on_cpu", lambda: False)
   task = dataclasses.replace(TASK, num_samples=3)
-  batched = Sampler(*flow, max_batch=2)  # two and then one, drawn as two
+  batched = Sampler(*flow, max_memory_gb=4, max_batch=2)  # two and then one, drawn as two
   assert batched.planner.plan(lr.shape[:2], task).batch == 2
   np.testing.assert_allclose(drawn(batched, lr, range(3), task), expected, atol=1e-5)
   np.testing.assert_allclose(drawn(batched, lr, range(2, 3), task)[0], expected[2], atol=1e-5)
