@@ -12,7 +12,7 @@ from test_training import micro_config
 
 from srflow_jax.model import build_model
 from srflow_jax.training.devices import data_mesh, put_batch, replicated
-from srflow_jax.training.largest import name_of_largest
+from srflow_jax.training.diagnosis import make_diagnosis
 from srflow_jax.training.start import initial_state
 from srflow_jax.training.step import make_train_step
 
@@ -50,8 +50,18 @@ def worst(found, wanted):
   return max(float(np.linalg.norm(a - b) / (np.linalg.norm(b) + 1e-12)) for a, b in pairs)
 
 
+def exchanges(step):
+  """The kinds of exchange between devices in a compiled step."""
+  # One of several arrays at once has spaces in its shape: (f32[3], f32[4]) all-reduce(
+  return sorted(set(re.findall(r" = .*? (all-[\w-]+|collective-[\w-]+)\(", step.as_text())))
+
+
 def run(mesh, splits=1, steps=STEPS):
-  """Trains for some steps; returns (losses, state, compiled step, state before the last one)."""
+  """Trains for some steps.
+
+  Returns:
+    (losses, state, compiled step, state before the last one, a step's diagnosis).
+  """
   config = micro_config()
   config.model.stages = (
     {"squeeze": 4, "transition_steps": 0, "steps": 1, "split": True},
@@ -72,14 +82,15 @@ def run(mesh, splits=1, steps=STEPS):
     before = state
     state, metrics = step(state, put_batch(mesh, batch_of(i)))
     losses.append(metrics["nll"])
-  return [float(loss) for loss in losses], state, step, before
+  diagnosis = make_diagnosis(model, config, model.parts)
+  return [float(loss) for loss in losses], state, step, before, diagnosis
 
 
 def main():
   one, eight = data_mesh(jax.devices()[:1]), data_mesh()
   assert eight.size == 8
-  losses, state, _, _ = run(one)
-  losses_of_eight, state_of_eight, step, before = run(eight)
+  losses, state, *_ = run(one)
+  losses_of_eight, state_of_eight, step, before, _ = run(eight)
   found = {
     "losses": losses,
     "loss difference": worst(losses_of_eight, losses),
@@ -90,7 +101,7 @@ def main():
       for leaf in jax.tree.leaves(state_of_eight)
     ),
     "copies that differ": copies_differ(state_of_eight),
-    "exchanges": sorted(set(re.findall(r" = \S+ (all-\w+|collective-\w+)", step.as_text()))),
+    "exchanges": exchanges(step),
   }
 
   spoilt = batch_of(0)
@@ -100,19 +111,20 @@ def main():
   kept = plain((state_of_eight.params, state_of_eight.ema, state_of_eight.opt_state))
   after, metrics = step(state_of_eight, batch)
   found["skipped"] = int(metrics["skipped"])
-  found["skipped for"] = name_of_largest(metrics)
   found["changed"] = sum(
     not np.array_equal(a, b)
     for a, b in zip(plain((after.params, after.ema, after.opt_state)), kept, strict=True)
   )
   found["copies that differ"] += copies_differ(after)
 
-  losses_of_splits, state_of_splits, step, _ = run(eight, splits=2, steps=5)
+  losses_of_splits, state_of_splits, step, _, diagnosis = run(eight, splits=2, steps=5)
   found["split loss difference"] = worst(losses_of_splits, losses[:5])
-  found["split exchanges"] = sorted(
-    set(re.findall(r" = \S+ (all-\w+|collective-\w+)", step.as_text()))
-  )
+  found["split exchanges"] = exchanges(step)
   found["copies that differ"] += copies_differ(state_of_splits)
+  found["skipped for"] = diagnosis(after.params, after.key, batch, STEPS).first()
+  found["nothing to find"] = diagnosis(
+    after.params, after.key, put_batch(eight, batch_of(0)), STEPS
+  ).first()
   print(json.dumps(found))
 
 

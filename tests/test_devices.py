@@ -53,4 +53,4 @@ def test_the_state_is_donated(found):
 
 def test_what_one_device_finds_not_finite_all_skip(found):
   assert found["skipped"] == 1 and found["changed"] == 0
-  assert found["skipped for"] == "the batch's hr"
+  assert found["skipped for"] == "the batch's hr" and found["nothing to find"] is None

@@ -43,17 +43,24 @@ def feed(monkeypatch):
   """Lets a test spoil batches: `feed(spoilt, drawn)`; returns after which steps a feed began.
 
   `spoilt(number, step)` says whether, in the feed of that number, a step's batch is not finite;
-  `drawn(step)` is called when the batch is drawn, which is two steps before its own.
+  `drawn(step)` is called when the batch is drawn, which is two steps before its own. A batch drawn
+  once more while its feed is open, for the diagnosis, is of that feed.
   """
   original = loop.make_train_iterator
 
   def install(spoilt=lambda number, step: False, drawn=lambda step: None):
-    begun = []
+    begun, are_open = [], []
 
     def batches(data, scale, seed, done, *process):
-      begun.append(done)
+      if not are_open:
+        begun.append(done)
       number = len(begun)
-      with contextlib.closing(original(data, scale, seed, done, *process)) as source:
+      with (
+        contextlib.closing(original(data, scale, seed, done, *process)) as source,
+        contextlib.ExitStack() as at_end,
+      ):
+        are_open.append(done)
+        at_end.callback(are_open.pop)
         for step, batch in enumerate(source, done + 1):
           batch = {name: array.astype(np.float32) for name, array in batch.items()}
           if spoilt(number, step):
@@ -90,6 +97,19 @@ def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(feed, tmp_path, ca
   assert int(state.step) == 8 and float(state.rate_factor) == 0.5 and int(state.skipped) == 0
   rates = runs.scalars(tmp_path / "W")["train/learning_rate"]
   np.testing.assert_allclose(rates[8], rates[4] / 2, rtol=1e-6)
+
+
+def test_a_skipped_step_is_named_later_on_if_it_still_is_not_finite(feed, tmp_path, capsys):
+  config = config_of(steps=4)
+  config.log_every_steps = 4
+  feed(lambda number, step: step == 2)
+  loop.train(config, str(tmp_path / "W"))
+  said = "steps 1 to 4: 1 skipped, not finite; step 2"
+  assert f"{said} first in the batch's hr" in capsys.readouterr().out
+  drawn = []  # the second batch only when it is drawn first
+  feed(lambda number, step: step == 2 and 2 not in drawn, drawn=drawn.append)
+  loop.train(config, str(tmp_path / "again"))
+  assert f"{said} not found again with the parameters of step 4" in capsys.readouterr().out
 
 
 def test_a_run_without_a_checkpoint_goes_back_to_its_start(feed, tmp_path):

@@ -11,8 +11,8 @@ from test_training import micro_config
 from configs import base
 from srflow_jax.errors import InputError
 from srflow_jax.model import abstract_params, build_model
-from srflow_jax.training import largest, optimizer
-from srflow_jax.training.largest import Largest, name_of_largest
+from srflow_jax.training import diagnosis, optimizer
+from srflow_jax.training.diagnosis import Places, make_diagnosis
 from srflow_jax.training.step import create_state, make_train_step
 
 
@@ -77,7 +77,8 @@ def small_tree():
 
 
 def moves(optim, params, gradients):
-  new, _ = optimizer.apply(optim, 0.1, gradients, optimizer.init(optim, params), params)
+  norm, opt_state = optimizer.global_norm(gradients), optimizer.init(optim, params)
+  new, _ = optimizer.apply(optim, 0.1, gradients, norm, opt_state, params)
   return jax.tree.map(lambda a, b: a - b, new, params)
 
 
@@ -153,9 +154,8 @@ def test_the_average_follows_what_is_applied_and_nothing_else(step_of_flow):
   applied = 0
   for images in (batch, bad, batch):
     state, metrics = step(state, images)
-    if images is bad:
-      assert name_of_largest(metrics) == "the batch's hr"
-    else:
+    assert int(metrics["skipped_in_a_row"]) == (images is bad)
+    if images is not bad:
       decay = min(0.9, (1 + applied) / (10 + applied))
       expected = jax.tree.map(
         lambda a, b, d=decay: d * a + (1 - d) * np.array(b), expected, state.params["flow"]
@@ -180,6 +180,23 @@ def test_a_lower_rate_factor_moves_less(step_of_flow):
   assert_close(moved[1], half, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def diagnosis_of_flow():
+  """The diagnosis of that step, in two splits."""
+  config = micro_config()
+  config.optim.accumulation_steps = 2
+  return make_diagnosis(build_model(config.model), config, ("flow",))
+
+
+@pytest.mark.parametrize("name", ["hr", "lr"])
+def test_the_image_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, name):
+  state, batch = micro_state(*step_of_flow[:2]), micro_batch(2)
+  assert diagnosis_of_flow(state.params, state.key, batch, 0).first() is None
+  batch[name][1, 2, 3, 0] = np.inf
+  places = diagnosis_of_flow(state.params, state.key, batch, 0)
+  assert places.first() == f"the batch's {name}"
+
+
 @pytest.mark.parametrize(
   "path, named",
   [
@@ -189,7 +206,7 @@ def test_a_lower_rate_factor_moves_less(step_of_flow):
     ("flow/stages_0/split/prior/logs", "flow/stages_0/split/prior"),
   ],
 )
-def test_the_layer_that_is_not_finite_is_named(step_of_flow, path, named):
+def test_the_layer_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, path, named):
   config, model, step = step_of_flow
   state = micro_state(config, model)
   *parents, leaf = path.split("/")
@@ -199,22 +216,22 @@ def test_the_layer_that_is_not_finite_is_named(step_of_flow, path, named):
   layer[leaf] = layer[leaf].at[0].set(jnp.nan)
   state, metrics = step(state, micro_batch(2))
   assert int(metrics["skipped"]) == 1
-  assert name_of_largest(metrics) == f"the output of {named}"
+  places = diagnosis_of_flow(state.params, state.key, micro_batch(2), 0)
+  assert places.first() == f"the output of {named}"
 
 
 def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
-  forward = Largest(
-    jnp.ones(4), tuple(f"the output of flow/{name}" for name in ("z", "m/net", "m", "a"))
-  )
+  outputs = tuple(f"the output of flow/{name}" for name in ("z", "m/net", "m", "a"))
+  forward = Places(jnp.zeros(4, bool), outputs)
   # Backward: a, m (its net first called, so last), z. What comes after m is spoilt by it.
   nan, one = jnp.array([1.0, jnp.nan]), jnp.ones(2)
   gradients = {"flow": {"a": {"w": one}, "m": {"net": {"k": {"w": nan}}}, "z": {"w": nan}}}
-  found = largest.with_gradients(forward, gradients)
-  assert name_of_largest({"largest": found}) == "the gradient of flow/m/net/k/w"
-  gradients["flow"]["m"]["net"]["k"]["w"] = gradients["flow"]["z"]["w"] = 3 * one
-  gradients["flow"]["a"]["w"] = 1e9 * one
-  found = largest.with_gradients(forward, gradients)
-  assert name_of_largest({"largest": found}) == "the gradient of flow/a/w"
+  found = diagnosis._with_gradients(forward, gradients)
+  assert found.first() == "the gradient of flow/m/net/k/w"
+  gradients["flow"]["m"]["net"]["k"]["w"] = gradients["flow"]["z"]["w"] = one
+  assert diagnosis._with_gradients(forward, gradients).first() is None
+  gradients["flow"]["a"]["w"] = 1e30 * one  # finite, but its norm is not
+  assert diagnosis._with_gradients(forward, gradients).first() == "the gradient of flow/a/w"
 
 
 def test_an_accumulated_step_is_the_whole_batch_s_in_less_memory():
@@ -234,8 +251,4 @@ def test_an_accumulated_step_is_the_whole_batch_s_in_less_memory():
   for name in ("nll", "gradient_norm"):
     np.testing.assert_allclose(metrics[name], accumulated_metrics[name], rtol=1e-5)
   assert_close(accumulated, moved, rtol=1e-3, atol=1e-8)
-  assert metrics["largest"].names == accumulated_metrics["largest"].names
-  np.testing.assert_allclose(
-    metrics["largest"].values, accumulated_metrics["largest"].values, rtol=1e-3, atol=1e-6
-  )
   assert memory[1] < memory[0] / 2

@@ -18,8 +18,8 @@ from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError
 from srflow_jax.model import Model, abstract_params, build_model, count_parameters
 from srflow_jax.training import checkpoint, devices, distributed, start
+from srflow_jax.training.diagnosis import Places, make_diagnosis
 from srflow_jax.training.events import event_writer
-from srflow_jax.training.largest import name_of_largest
 from srflow_jax.training.signals import Interrupted, StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
@@ -44,6 +44,7 @@ class _Run:
   manager: Any
   validation: Validation
   step_of_phase: Callable[[int], Callable[..., Any]]
+  diagnosis_of_phase: Callable[[int], Callable[..., Places]]
 
 
 def train(config: Any, workdir: str, allow_config_change: bool = False) -> TrainState:
@@ -99,8 +100,8 @@ def train(config: Any, workdir: str, allow_config_change: bool = False) -> Train
     _say(f"parameters: {', '.join(f'{part} {n:,}' for part, n in sizes.items())}")
     on_devices = [devices.put_batch(mesh, batch) for batch in val_batches]
     validation = Validation(model, config, on_devices, val_batches[0])
-    steps = _steps_by_phase(model, config)
-    run = _Run(config, model, workdir, mesh, manager, validation, steps)
+    by_phase = [_by_phase(make, model, config) for make in (make_train_step, make_diagnosis)]
+    run = _Run(config, model, workdir, mesh, manager, validation, *by_phase)
     while True:
       lowered = float(state.rate_factor) < 1
       try:
@@ -150,7 +151,9 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
       last = step == total
       validation_loss = float("nan")
       if step % config.log_every_steps == 0 or last:
-        latest = _log(writer, step, loss_name, jax.device_get(pending))
+        pending = jax.device_get(pending)
+        latest = _log(writer, step, loss_name, pending)
+        _tell_of_skipped(run, writer, state, step, pending)
         pending = []
         shown |= {loss_name: f"{latest[loss_name]:.4g}", "skipped": int(latest["skipped"])}
         in_a_row = int(latest["skipped_in_a_row"])
@@ -178,23 +181,24 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
   return state
 
 
-def _batches_from(run: _Run, done: int) -> Any:
-  """This process's part of the batches after `done` steps, on the devices ahead of their use."""
+def _batches_from(run: _Run, done: int, ahead: int = 2) -> Any:
+  """This process's part of the batches after `done` steps, on the devices `ahead` of their use."""
   process = (jax.process_index(), jax.process_count())
   config = run.config
   batches = make_train_iterator(config.data, config.model.scale, config.seed, done, *process)
-  return put_ahead(batches, functools.partial(devices.put_batch, run.mesh))
+  return put_ahead(batches, functools.partial(devices.put_batch, run.mesh), ahead)
 
 
-def _steps_by_phase(model: Model, config: Any) -> Callable[[int], Callable[..., Any]]:
-  """For a step number, the compiled step of its phase: encoder frozen, or all trained."""
+def _by_phase(
+  make: Callable[..., Any], model: Model, config: Any
+) -> Callable[[int], Callable[..., Any]]:
+  """For a step number, what `make` makes for its phase: encoder frozen, or all trained."""
   frozen_until = 0
   if config.optim.encoder_init:
     frozen_until = round(config.optim.encoder_frozen_fraction * config.num_train_steps)
   unfrozen = tuple(part for part in model.parts if part != "encoder")
-  frozen_step = make_train_step(model, config, unfrozen)
-  full_step = make_train_step(model, config, model.parts)
-  return lambda step: frozen_step if step <= frozen_until else full_step
+  frozen, full = (make(model, config, parts) for parts in (unfrozen, model.parts))
+  return lambda step: frozen if step <= frozen_until else full
 
 
 def _log(writer: SummaryWriter, step: int, loss_name: str, metrics: list[Metrics]) -> Metrics:
@@ -207,18 +211,38 @@ def _log(writer: SummaryWriter, step: int, loss_name: str, metrics: list[Metrics
     metrics: of the steps since the last call, on the host.
   """
   latest = metrics[-1] | {loss_name: float(np.mean([m[loss_name] for m in metrics]))}
-  for name in latest.keys() - {"largest"}:
-    writer.add_scalar(f"train/{name}", float(latest[name]), step)
-  skipped = [at for at, m in enumerate(metrics) if m["skipped_in_a_row"]]
-  if skipped:
-    since, place = step - len(metrics) + 1, name_of_largest(metrics[skipped[0]])
-    text = (
-      f"steps {since} to {step}: {len(skipped)} skipped, not finite; step {since + skipped[0]} "
-      f"first in {place}"
-    )
-    writer.add_text("train/skipped", text, step)
-    _say(text)
+  for name, value in latest.items():
+    writer.add_scalar(f"train/{name}", float(value), step)
   return latest
+
+
+def _tell_of_skipped(
+  run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[Metrics]
+) -> None:
+  """Says how many of the latest steps were skipped, and where the last of them went wrong.
+
+  For that its batch is made again and computed with the parameters of now: see `make_diagnosis`.
+
+  Args:
+    run: what the run has at hand.
+    writer: of TensorBoard's events.
+    state: after the last step.
+    step: the last step's number.
+    metrics: of the steps since the last call, on the host.
+  """
+  since = step - len(metrics) + 1
+  skipped = [at for at, m in enumerate(metrics, since) if m["skipped_in_a_row"]]
+  if not skipped:
+    return
+  at = skipped[-1]
+  with contextlib.closing(_batches_from(run, at - 1, ahead=0)) as batches:
+    diagnosis = run.diagnosis_of_phase(at)
+    place = diagnosis(state.params, state.key, next(batches), at - 1).first()
+  text = f"steps {since} to {step}: {len(skipped)} skipped, not finite; step {at} " + (
+    f"first in {place}" if place else f"not found again with the parameters of step {step}"
+  )
+  writer.add_text("train/skipped", text, step)
+  _say(text)
 
 
 def _say(text: str) -> None:

@@ -7,11 +7,9 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import optax
 
 from srflow_jax.model import Model
 from srflow_jax.training import optimizer
-from srflow_jax.training.largest import Largest, loss_and_largest, with_gradients
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -75,36 +73,38 @@ def to_training_images(
   return hr, lr
 
 
+def split_images(images: Any, splits: int) -> Any:
+  """Splits each array `[B, ...]` of a tree along its first axis: `[splits, B / splits, ...]`."""
+  # A split is every n-th example, not a run of them, so each device has its share of it already.
+  return jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), images)
+
+
 def _loss_and_gradients(
   model: Model, params: Params, parts: tuple[str, ...], images: tuple[Array, Array], splits: int
-) -> tuple[Array, Params, Largest]:
-  """The mean loss over a batch, its gradients for `parts`, and the largest values on the way.
+) -> tuple[Array, Params]:
+  """The mean loss over a batch and its gradients for `parts`.
 
   The batch is worked off in so many `splits`, one after the other, which takes the memory of one.
   """
 
-  def mean_loss(trained: Params, images: tuple[Array, Array]) -> tuple[Array, Largest]:
-    loss, largest = loss_and_largest(model, params | trained, *images)
-    return jnp.mean(loss), largest
+  def mean_loss(trained: Params, images: tuple[Array, Array]) -> Array:
+    return jnp.mean(model.apply({"params": params | trained}, *images, method="loss"))
 
   trained = {part: params[part] for part in parts}
-  value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+  value_and_grad = jax.value_and_grad(mean_loss)
   if splits == 1:
-    (loss, largest), gradients = value_and_grad(trained, images)
-    return loss, gradients, with_gradients(largest, gradients)
+    return value_and_grad(trained, images)
 
-  def add(total: Params, images: tuple[Array, Array]) -> tuple[Params, tuple[Array, Largest]]:
-    loss_and_aux, gradients = value_and_grad(trained, images)
-    return jax.tree.map(jnp.add, total, gradients), loss_and_aux
+  def add(total: Params, images: tuple[Array, Array]) -> tuple[Params, Array]:
+    loss, gradients = value_and_grad(trained, images)
+    return jax.tree.map(jnp.add, total, gradients), loss
 
-  # A split is every n-th example, not a run of them, so each device has its share of it already.
-  images = jax.tree.map(lambda x: x.reshape(-1, splits, *x.shape[1:]).swapaxes(0, 1), images)
   # A scan, since it makes sure of the memory: in straight-line code XLA computes the splits side by
   # side. The price is paid on CPUs, where convolutions' weight gradients within a scan are slow.
-  total, (losses, largest) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, trained), images)
-  gradients = jax.tree.map(lambda leaf: leaf / splits, total)
-  largest = jax.tree.map(lambda values: jnp.max(values, 0), largest)
-  return jnp.mean(losses), gradients, with_gradients(largest, gradients)
+  total, losses = jax.lax.scan(
+    add, jax.tree.map(jnp.zeros_like, trained), split_images(images, splits)
+  )
+  return jnp.mean(losses), jax.tree.map(lambda leaf: leaf / splits, total)
 
 
 def train_step(
@@ -126,16 +126,15 @@ def train_step(
 
   Returns:
     The state after, and scalars: the loss under `model.loss_name`, gradient_norm (before it is
-    clipped), learning_rate (the flow's), skipped, skipped_in_a_row. And `largest`, for
-    `name_of_largest`.
+    clipped), learning_rate (the flow's), skipped, skipped_in_a_row.
   """
   optim = config.optim
   key = jax.random.fold_in(state.key, state.step)
   images = to_training_images(batch, config.data.noise_std, key)
-  loss, gradients, largest = _loss_and_gradients(
+  loss, gradients = _loss_and_gradients(
     model, state.params, parts, images, optim.accumulation_steps
   )
-  gradient_norm = optax.tree.norm(gradients)
+  gradient_norm = optimizer.global_norm(gradients)
   schedule = optimizer.learning_rate_schedule(optim, config.num_train_steps)
   learning_rate = state.rate_factor * schedule(state.step)
 
@@ -145,7 +144,7 @@ def train_step(
   }
   new = {}
   new["params"], new["opt_state"] = optimizer.apply(
-    optim, learning_rate, gradients, old["opt_state"], old["params"]
+    optim, learning_rate, gradients, gradient_norm, old["opt_state"], old["params"]
   )
   applied = state.step - state.skipped
   new["ema"] = (
@@ -165,16 +164,19 @@ def train_step(
     "learning_rate": learning_rate,
     "skipped": state.skipped,
     "skipped_in_a_row": state.skipped_in_a_row,
-    "largest": largest,
   }
   return state, metrics
+
+
+def compiler_options(config: Any) -> dict[str, str]:
+  """XLA's options for a program that computes gradients."""
+  if config.compute.remat and jax.default_backend() == "cpu":
+    # Else XLA's CPU compiler drops the barriers and merges what is computed twice into one again.
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+  return {}
 
 
 def make_train_step(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
   step = functools.partial(train_step, model=model, config=config, parts=parts)
-  options = {}
-  if config.compute.remat and jax.default_backend() == "cpu":
-    # Else XLA's CPU compiler drops the barriers and merges what is computed twice into one again.
-    options["xla_disable_hlo_passes"] = "cse_barrier_expander"
-  return jax.jit(step, donate_argnums=0, compiler_options=options)
+  return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(config))

@@ -1,0 +1,133 @@
+"""Where a skipped step went wrong: the first place in it that holds a value that is not finite.
+
+Once one value is not finite nearly all that is computed from it is not either, gradients above all.
+So the places are kept in the order in which a step passes them, and the first counts. To note them
+costs about half as long again to compile as the step itself, so this is a program of its own, and
+only a run that skips a step compiles it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srflow_jax.model import Model
+from srflow_jax.training.optimizer import global_norm
+from srflow_jax.training.step import compiler_options, split_images, to_training_images
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+@flax.struct.dataclass
+class Places:
+  """The places of a step, in the order in which it passes them.
+
+  Attributes:
+    not_finite: bool `[N]`, whether one of the place's values is not finite.
+    names: of the places.
+  """
+
+  not_finite: Array
+  names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+  def first(self) -> str | None:
+    """Names the first that is not finite, as "the output of flow/stages_0/steps_1/coupling/net"."""
+    bad = np.asarray(self.not_finite)
+    return self.names[int(np.argmax(bad))] if bad.any() else None
+
+
+def _not_finite(tree: Any) -> Array:
+  """Whether one of a tree's values is not finite."""
+  return ~jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _loss_and_places(model: Model, params: Params, hr: Array, lr: Array) -> tuple[Array, Places]:
+  """The mean of the model's loss, and the places: images, each layer's output, loss.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    hr: `[B, H, W, 3]`.
+    lr: `[B, h, w, 3]`.
+  """
+  called = []  # a layer comes after those that it is made of
+  nets = 0  # that are being computed, one within the other
+
+  def note(method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    # Bijectors, also those made of others; of nets not their single layers, which are too many.
+    nonlocal nets
+    layer, is_net = context.module, context.method_name == "__call__"
+    nets += is_net
+    result = method(*args, **kwargs)
+    nets -= is_net
+    if (is_net and not nets) or (context.method_name == "forward_and_log_det" and layer.path):
+      layer.sow("places", "output", _not_finite(result), jnp.logical_or, lambda: False)
+      called.append((*layer.path, "output"))
+    return result
+
+  with nn.intercept_methods(note):
+    loss, noted = model.apply({"params": params}, hr, lr, method="loss", mutable=["places"])
+  outputs = flax.traverse_util.flatten_dict(noted["places"])
+  places = {"the batch's hr": _not_finite(hr), "the batch's lr": _not_finite(lr)}
+  places |= {f"the output of {'/'.join(path[:-1])}": outputs[path] for path in called}
+  places["the loss"] = _not_finite(loss)
+  return jnp.mean(loss), Places(jnp.stack(list(places.values())), tuple(places))
+
+
+def _with_gradients(places: Places, gradients: Params) -> Places:
+  """Adds the norm of each parameter's gradient, in the order of the backward pass."""
+  passed = {name.removeprefix("the output of "): i for i, name in enumerate(places.names)}
+
+  def place(name: str) -> int:
+    while name and name not in passed:  # up to the innermost layer that was noted
+      name = name.rpartition("/")[0]
+    return passed.get(name, -1)
+
+  norms = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): global_norm(gradient)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients)
+  }
+  names = sorted(norms, key=place, reverse=True)
+  of_gradients = jnp.stack([_not_finite(norms[name]) for name in names])
+  return Places(
+    jnp.concatenate([places.not_finite, of_gradients]),
+    (*places.names, *(f"the gradient of {name}" for name in names)),
+  )
+
+
+def make_diagnosis(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Places]:
+  """`diagnosis(params, key, batch, step) -> Places`, compiled when it is first called.
+
+  It computes loss and gradients as `train_step` does, in as many splits, from the parameters, the
+  run's key, the step's batch, and the steps done before it. While step after step is skipped the
+  parameters are those of each. Once one was applied they are newer than those of the step before
+  that was not: then nothing may be found.
+
+  Args:
+    model: the model.
+    config: the whole configuration.
+    parts: the parts of the parameters that the step trains.
+  """
+
+  def diagnosis(params: Params, key: Array, batch: dict[str, Array], step: Array) -> Places:
+    key = jax.random.fold_in(key, step)
+    images = to_training_images(batch, config.data.noise_std, key)
+
+    def of_split(images: tuple[Array, Array]) -> Places:
+      def loss(trained: Params) -> tuple[Array, Places]:
+        return _loss_and_places(model, params | trained, *images)
+
+      trained = {part: params[part] for part in parts}
+      gradients, places = jax.grad(loss, has_aux=True)(trained)
+      return _with_gradients(places, gradients)
+
+    places = jax.lax.map(of_split, split_images(images, config.optim.accumulation_steps))
+    return jax.tree.map(functools.partial(jnp.any, axis=0), places)
+
+  return jax.jit(diagnosis, compiler_options=compiler_options(config))
