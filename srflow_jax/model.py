@@ -5,10 +5,8 @@ ask of it as much as you like: `model.apply({"params": params}, ..., method="NAM
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax
 import flax.linen as nn
@@ -16,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from srflow_jax.conditioners import ConditionerSpec
-from srflow_jax.errors import InputError
 from srflow_jax.flow import ConditionalFlow, Latents, StageContext, StageSpec
 from srflow_jax.noise import normal_field
 from srflow_jax.rrdb import Encoder, EncoderSpec
@@ -243,7 +240,7 @@ class SRFlow(nn.Module):
     return self.encoder.super_resolve(lr)
 
   def every_layer(self, hr: Array, lr: Array) -> tuple[Array, Array]:
-    """Runs every layer once: what `init_params` calls to create all parameters."""
+    """Runs every layer once: what `building.init_params` calls to create all parameters."""
     return self.log_prob(hr, lr), self.super_resolve(lr)
 
 
@@ -280,98 +277,8 @@ class SuperResolver(nn.Module):
     return jnp.mean(jnp.abs(self.super_resolve(lr) - hr), axis=(1, 2, 3))
 
   def every_layer(self, hr: Array, lr: Array) -> Array:
-    """Runs every layer once: what `init_params` calls to create all parameters."""
+    """Runs every layer once: what `building.init_params` calls to create all parameters."""
     return self.super_resolve(lr)
 
 
 Model = SRFlow | SuperResolver
-
-
-def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
-  """Builds a spec from a config's mapping; every field must be there, and no other."""
-  names = [field.name for field in dataclasses.fields(cls)]
-  if unknown := sorted(set(values) - set(names)):
-    raise InputError(f"unknown key {where}.{unknown[0]}: one of {', '.join(names)}")
-  if missing := [name for name in names if name not in values]:
-    raise InputError(f"missing key {where}.{missing[0]}")
-  try:
-    return cls(**values)
-  except ValueError as error:
-    raise InputError(f"{where}: {error}") from error
-
-
-def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = None) -> Model:
-  """Builds the model of a configuration's `model` block.
-
-  Args:
-    config: `scale`, `encoder` (`EncoderSpec`), `conditioner` (`ConditionerSpec`) and `stages` (a
-      sequence of `StageSpec`), as mappings. Without stages the model is the encoder alone, and
-      `conditioner` is not needed.
-    compute: the configuration's block of that name (`ComputeSpec`); None: float32, all kept.
-
-  Raises:
-    InputError: a key is unknown or missing, or a value is out of range.
-  """
-  scale = config["scale"]
-  if scale not in (2, 4, 8, 16):
-    raise InputError(f"model.scale is {scale}: one of 2, 4, 8, 16")
-  encoder = _spec(EncoderSpec, config["encoder"], "model.encoder")
-  how = ComputeSpec() if compute is None else _spec(ComputeSpec, compute, "compute")
-  if not config["stages"]:
-    return SuperResolver(scale, encoder, how)
-  stages = tuple(
-    _spec(StageSpec, stage, f"model.stages[{i}]") for i, stage in enumerate(config["stages"])
-  )
-  if stages[-1].split:
-    raise InputError("model.stages: the last has no split")
-  return SRFlow(
-    scale=scale,
-    encoder_spec=encoder,
-    conditioner_spec=_spec(ConditionerSpec, config["conditioner"], "model.conditioner"),
-    stage_specs=stages,
-    compute=how,
-  )
-
-
-def init_params(
-  model: Model, key: Array, hr: Array, lr: Array, given: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-  """Initialises parameters, actnorms from one real batch.
-
-  Args:
-    model: the model.
-    key: a PRNG key.
-    hr: a batch as training sees it, `[B, H, W, 3]`.
-    lr: its LR images.
-    given: parameters that are there already, such as `{"encoder": ...}`; they are kept.
-  """
-  _, variables = model.apply(
-    {"params": dict(given or {})},
-    hr,
-    lr,
-    rngs={"params": key},
-    mutable=["params"],
-    method="every_layer",
-  )
-  return variables["params"]
-
-
-def abstract_params(model: Model) -> dict[str, Any]:
-  """The tree of a model's parameters as shapes and types; computes nothing."""
-  tree = _traced_params(model, jax.config.jax_enable_x64)
-  return jax.tree.map(lambda leaf: leaf, tree)  # a copy: the caller may change it
-
-
-@functools.lru_cache(maxsize=8)
-def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
-  # Tracing a published flow takes seconds, and loading a run asks several times. Types of
-  # parameters depend on JAX's x64 setting, hence the second argument.
-  size = 2 * model.scale * model.lr_multiple
-  hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)
-  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, lr)
-
-
-def count_parameters(params: Any) -> int:
-  """The number of trainable scalars in a tree of parameters."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -9,8 +9,8 @@ from PIL import Image
 import srflow_jax
 from configs import base
 from srflow_jax import api
+from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
-from srflow_jax.model import build_model
 from srflow_jax.planning import Plan
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.tiles import cut

@@ -14,8 +14,8 @@ import pytest
 import runs
 from models import random_params
 
+from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
-from srflow_jax.model import build_model
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import TrainState, create_state
 from srflow_jax.training.workdir import lock_workdir, write_config

@@ -12,9 +12,9 @@ from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
 
 from configs import base
 from srflow_jax import evaluation, metrics
+from srflow_jax.building import build_model, init_params
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.evaluator import work_on
-from srflow_jax.model import build_model, init_params
 from srflow_jax.planning import Plan
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.sampling import Sampler

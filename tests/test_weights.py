@@ -15,9 +15,9 @@ from test_weights_files import assert_equal_trees, rrdb_config, save
 
 from configs import rrdb_x4, workdir, x4_da, x4_da_realesrgan
 from srflow_jax import evaluation, metrics
+from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
-from srflow_jax.model import build_model
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.sampling import Sampler
 from srflow_jax.training import checkpoint

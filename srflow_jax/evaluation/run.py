@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from srflow_jax import lpips_vgg
+from srflow_jax.building import count_parameters
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.evaluator import Settings
 from srflow_jax.evaluation.execution import Entry, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.systems import Bicubic, Trained
-from srflow_jax.model import count_parameters
 from srflow_jax.sampling import Sampler
 from srflow_jax.training.checkpoint import load_run
 

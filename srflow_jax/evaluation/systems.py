@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from srflow_jax.model import SuperResolver, count_parameters
+from srflow_jax.building import count_parameters
+from srflow_jax.model import SuperResolver
 from srflow_jax.planning import Task
 from srflow_jax.resize import bicubic_window
 from srflow_jax.sampling import Density, Prepared, Sampler, Times

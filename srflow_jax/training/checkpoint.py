@@ -19,8 +19,9 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from srflow_jax.building import abstract_params, build_model
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow, abstract_params, build_model
+from srflow_jax.model import SRFlow
 from srflow_jax.training.step import TrainState
 from srflow_jax.training.workdir import read_config
 

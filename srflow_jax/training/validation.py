@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from srflow_jax.building import abstract_params
 from srflow_jax.evaluation import NotFiniteError, Settings, Trained, evaluate_image
 from srflow_jax.evaluation.evaluator import work_on
 from srflow_jax.evaluation.report import Row, averages
-from srflow_jax.model import Model, abstract_params
+from srflow_jax.model import Model
 from srflow_jax.planning import Plan
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.sampling import Sampler

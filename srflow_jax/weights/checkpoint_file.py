@@ -10,10 +10,10 @@ import jax
 import ml_collections
 import numpy as np
 
+from srflow_jax.building import build_model
 from srflow_jax.data.folders import photographs
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
-from srflow_jax.model import build_model
 from srflow_jax.resize import bicubic_resize
 from srflow_jax.rrdb import GLOBAL_SKIPS
 from srflow_jax.weights import files

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from srflow_jax.building import abstract_params
 from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model, SRFlow, abstract_params
+from srflow_jax.model import Model, SRFlow
 from srflow_jax.weights.rrdb_names import SRFLOW, RRDBNames
 
 FLOW_PREFIX = "flowUpsamplerNet."

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from srflow_jax.building import count_parameters
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow, count_parameters
+from srflow_jax.model import SRFlow
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
 from srflow_jax.training.workdir import write_config

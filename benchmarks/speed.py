@@ -1,0 +1,287 @@
+"""Times a model's training step and sampling, in turns with a PyTorch baseline if one is given.
+
+python -m benchmarks.speed --config=configs/x4_da.py [--lr_sizes=64,128] [--jobs=train,sample]
+    [--baseline=FILE.py [--python=INTERPRETER_WITH_PYTORCH]] [--rounds=3] [--json=FILE]
+
+Training is of the flow alone, with a frozen encoder, on random patches; a sample is what
+`srflow_jax.sampling` draws for `evaluate.py`. In each round every job runs once, ours and then the
+baseline's, so that both meet the same machine; the table gives medians over rounds and their ratio
+(baseline over ours: above 1 ours is faster). Compilation is timed first: with an empty compilation
+cache, and again with what that left there. The baseline (`train` and `sample` of a script that
+prints JSON with "seconds", after a warm-up) has to be of the same model: it is asked only for
+SRFlow-DA. Memory is the compiler's figure for our programs, weights included, and the peak of the
+baseline's process.
+
+On a CPU, JAX_NUM_CPU_DEVICES=N splits the training batch over N devices, one a core at best.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import config_flags
+
+from configs import x4_da, x8_da
+from srflow_jax import cli
+from srflow_jax.building import build_model, init_params
+from srflow_jax.errors import InputError
+from srflow_jax.model import Model
+from srflow_jax.planning import Task, samples_of_program
+from srflow_jax.sampling import Sampler, Times
+from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
+from srflow_jax.training.step import create_state, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file.")
+_JOBS = flags.DEFINE_list("jobs", ["train", "sample"], "What to time.")
+_BATCH = flags.DEFINE_integer("batch", 2, "Patches of a training step.")
+_PATCH = flags.DEFINE_integer("patch", 160, "HR pixels a side of them.")
+_TRAIN_ENCODER = flags.DEFINE_bool("train_encoder", False, "Train the encoder too; no baseline.")
+_LR_SIZES = flags.DEFINE_list("lr_sizes", ["64"], "LR images to sample: S, or HEIGHTxWIDTH.")
+_SAMPLES = flags.DEFINE_list("samples", ["1", "10"], "Samples of one LR image.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds that the medians are taken over.")
+_BASELINE = flags.DEFINE_string("baseline", "", "The baseline's script; '': none.")
+_PYTHON = flags.DEFINE_string("python", sys.executable, "What runs it.")
+_BASELINE_FLAGS = flags.DEFINE_string("baseline_flags", "", "More flags for it.")
+_JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
+flags.mark_flag_as_required("config")
+
+_GB = 10**9
+
+
+class Program(NamedTuple):
+  """What a job runs, and what compiling it took."""
+
+  name: str
+  cold_seconds: float
+  cached_seconds: float
+  memory_gb: float
+  gflop: float
+
+
+class Job(NamedTuple):
+  """What is timed.
+
+  Attributes:
+    name: of the row.
+    run: does it once and returns seconds by name; "seconds" is the whole.
+    programs: that it runs.
+    baseline: the baseline's arguments; () for none.
+  """
+
+  name: str
+  run: Callable[[], dict[str, float]]
+  programs: tuple[Program, ...]
+  baseline: tuple[str, ...]
+
+
+def main(argv: list[str]) -> None:
+  """Compiles, measures in turns and prints the table."""
+  del argv
+  config = _CONFIG.value
+  if unknown := set(_JOBS.value) - {"train", "sample"}:
+    raise InputError(f"--jobs: unknown: {', '.join(sorted(unknown))}")
+  baseline = _baseline_command(config)
+  model = build_model(config.model, config.compute)
+  params = _random_params(model)
+  jobs = [_train_job(model, config, params)] if "train" in _JOBS.value else []
+  if "sample" in _JOBS.value:
+    jobs += [job for size in _LR_SIZES.value for job in _sample_jobs(model, params, size)]
+  for job in jobs:
+    job.run()  # warm-up
+  taken = {job.name: {"ours": [], "baseline": []} for job in jobs}
+  for round_number in range(_ROUNDS.value):
+    for job in jobs:
+      print(f"round {round_number + 1} of {_ROUNDS.value}: {job.name}", file=sys.stderr)
+      taken[job.name]["ours"].append(job.run())
+      if baseline and job.baseline:
+        taken[job.name]["baseline"].append(_run_baseline([*baseline, *job.baseline]))
+  figures = {
+    "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
+    "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+    "date": time.strftime("%Y-%m-%d"),
+    "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
+    "jobs": [_summary(job, **taken[job.name]) for job in jobs],
+  }
+  print(_table(figures))
+  if _JSON.value:
+    pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _random_params(model: Model) -> dict[str, Any]:
+  size = 2 * model.lr_multiple
+  rng = np.random.default_rng(0)
+  lr = rng.random((1, size, size, 3), np.float32)
+  hr = rng.random((1, size * model.scale, size * model.scale, 3), np.float32)
+  return init_params(model, jax.random.key(0), hr, lr)
+
+
+def _baseline_command(config: Any) -> list[str]:
+  if not _BASELINE.value:
+    return []
+  if not os.path.isfile(_BASELINE.value):
+    raise InputError(f"--baseline={_BASELINE.value}: no such file")
+  if config.model.to_dict() not in [c.get_config().model.to_dict() for c in (x4_da, x8_da)]:
+    print("no baseline: it is of SRFlow-DA, the configuration of another model", file=sys.stderr)
+    return []
+  try:
+    subprocess.run([_PYTHON.value, "-c", "import torch"], check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    print(f"no baseline: {_PYTHON.value} cannot import torch", file=sys.stderr)
+    return []
+  flags_for_it = _BASELINE_FLAGS.value.split()
+  return [_PYTHON.value, _BASELINE.value, "--scale", str(config.model.scale), *flags_for_it]
+
+
+def _run_baseline(command: list[str]) -> dict[str, float]:
+  """Seconds as the script prints them, and the peak of its memory in 10^9 bytes."""
+  python, script, *arguments, job = command
+  command = [python, script, job, *arguments, "--repeats", "1"]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+  output = process.stdout.read()
+  _, status, usage = os.wait4(process.pid, 0)
+  if status:
+    raise InputError(f"the baseline failed: {' '.join(command)}")
+  seconds = json.loads(output.splitlines()[-1])["seconds"]
+  return {"seconds": seconds, "memory_gb": usage.ru_maxrss * 1024 / _GB}
+
+
+def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> tuple[Any, Program]:
+  """Traces and compiles, with an empty cache and then with what that left there."""
+  seconds = []
+  with tempfile.TemporaryDirectory() as cache:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    for _ in range(2):
+      jax.clear_caches()
+      compilation_cache.reset_cache()
+      begin = time.perf_counter()
+      lowered = lower()
+      program = lowered.compile()
+      seconds.append(time.perf_counter() - begin)
+  need = program.memory_analysis()
+  num = need.temp_size_in_bytes + need.argument_size_in_bytes + need.output_size_in_bytes
+  num -= need.alias_size_in_bytes
+  gflop = (lowered.cost_analysis() or {}).get("flops", float("nan")) / 1e9
+  return program, Program(name, *seconds, num / _GB, gflop)
+
+
+def _train_job(model: Model, config: Any, params: dict[str, Any]) -> Job:
+  batch, patch = _BATCH.value, _PATCH.value
+  parts = model.parts if _TRAIN_ENCODER.value or len(model.parts) == 1 else ("flow",)
+  mesh = data_mesh()
+  state = put_replicated(mesh, create_state(config.optim, params, jax.random.key(0)))
+  rng = np.random.default_rng(0)
+  shapes = {"hr": (batch, patch, patch, 3), "lr": (batch, *[patch // model.scale] * 2, 3)}
+  images = put_batch(
+    mesh, {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
+  )
+  step, program = _compile(
+    "train step", lambda: make_train_step(model, config, parts).lower(state, images)
+  )
+
+  def run() -> dict[str, float]:
+    nonlocal state
+    begin = time.perf_counter()
+    state, metrics = step(state, images)
+    float(metrics[model.loss_name])
+    return {"seconds": time.perf_counter() - begin}
+
+  baseline = ("--batch", str(batch), "--patch", str(patch), "train")
+  name = f"train step, batch {batch}, patch {patch}" + ", encoder too" * _TRAIN_ENCODER.value
+  return Job(name, run, (program,), () if _TRAIN_ENCODER.value else baseline)
+
+
+def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
+  sides = [int(side) for side in size.split("x")]
+  height, width = sides if len(sides) == 2 else sides * 2
+  lr = np.random.default_rng(0).random((height, width, 3), np.float32)
+  sampler = Sampler(model, params)
+
+  def job(number: int) -> Job:
+    task = Task(("draw",), number)
+    plan = sampler.planner.plan((height, width), task)
+    batches = {"condition": 1, "draw": samples_of_program(plan.batch)}
+    programs = tuple(
+      _compile(method, functools.partial(sampler.programs.lower, method, plan.tiling.size, batch))[
+        1
+      ]
+      for method, batch in batches.items()
+    )
+
+    def run() -> dict[str, float]:
+      times, begin = Times(), time.perf_counter()
+      for _ in sampler.draw(sampler.prepare(lr, task, times), 0, range(number), 0.9, times):
+        pass
+      seconds = time.perf_counter() - begin
+      return {"seconds": seconds, "context": times.context, "a sample": times.samples / number}
+
+    arguments = ("--lr_size", str(height), str(width), "--samples", str(number), "sample")
+    plural = "s" * (number > 1)
+    return Job(f"{number} sample{plural}, LR {height}x{width}", run, programs, arguments)
+
+  return [job(int(number)) for number in _SAMPLES.value]
+
+
+def _summary(job: Job, ours: list[dict], baseline: list[dict]) -> dict[str, Any]:
+  """A job's medians."""
+
+  def median(rows: list[dict], name: str) -> float | None:
+    return statistics.median(row[name] for row in rows) if rows else None
+
+  summary = {name: median(ours, name) for name in ours[0]}
+  theirs = median(baseline, "seconds")
+  return {
+    "job": job.name,
+    **summary,
+    "baseline": theirs,
+    "ratio": theirs and theirs / summary["seconds"],
+    "baseline_memory_gb": median(baseline, "memory_gb"),
+    "programs": [program._asdict() for program in job.programs],
+    "rounds": {"ours": ours, "baseline": baseline},
+  }
+
+
+def _table(figures: dict[str, Any]) -> str:
+  def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+  lines = [
+    f"{figures['device']}; {figures['machine']}; {figures['date']}; `{figures['command']}`",
+    "",
+    "| job | s | context, s | a sample, s | baseline, s | ratio |"
+    " compile, s: cold / cached | memory, GB: ours / baseline | GFLOP |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+  ]
+  for job in figures["jobs"]:
+    programs = job["programs"]
+    cells = [
+      job["job"],
+      number(job["seconds"], 3),
+      number(job.get("context"), 3),
+      number(job.get("a sample"), 3),
+      number(job["baseline"], 3),
+      number(job["ratio"]),
+      "{:.1f} / {:.1f}".format(
+        *(sum(p[f"{kind}_seconds"] for p in programs) for kind in ("cold", "cached"))
+      ),
+      f"{max(p['memory_gb'] for p in programs):.2f} / {number(job['baseline_memory_gb'])}",
+      " + ".join(f"{p['gflop']:.0f}" for p in programs),
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  cli.run(main)
