@@ -2,8 +2,7 @@
 
 Once one value is not finite nearly all that is computed from it is not either, gradients above all.
 So the places are kept in the order in which a step passes them, and the first counts. To note them
-costs about half as long again to compile as the step itself, so this is a program of its own, and
-only a run that skips a step compiles it.
+is more to compile than a step that is not skipped should need: this is a program of its own.
 """
 
 import functools
@@ -48,14 +47,7 @@ def _not_finite(tree: Any) -> Array:
 
 
 def _loss_and_places(model: Model, params: Params, hr: Array, lr: Array) -> tuple[Array, Places]:
-  """The mean of the model's loss, and the places: images, each layer's output, loss.
-
-  Args:
-    model: the model.
-    params: its parameters.
-    hr: `[B, H, W, 3]`.
-    lr: `[B, h, w, 3]`.
-  """
+  """The model's mean loss, and as places the images, each layer's output and the loss."""
   called = []  # a layer comes after those that it is made of
   nets = 0  # that are being computed, one within the other
 
@@ -89,14 +81,13 @@ def _with_gradients(places: Places, gradients: Params) -> Places:
       name = name.rpartition("/")[0]
     return passed.get(name, -1)
 
-  norms = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): global_norm(gradient)
+  not_finite = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): _not_finite(global_norm(gradient))
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients)
   }
-  names = sorted(norms, key=place, reverse=True)
-  of_gradients = jnp.stack([_not_finite(norms[name]) for name in names])
+  names = sorted(not_finite, key=place, reverse=True)
   return Places(
-    jnp.concatenate([places.not_finite, of_gradients]),
+    jnp.array([*places.not_finite, *(not_finite[name] for name in names)]),
     (*places.names, *(f"the gradient of {name}" for name in names)),
   )
 

@@ -14,9 +14,10 @@ import tqdm
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
+from srflow_jax.building import abstract_params, build_model, count_parameters
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model, abstract_params, build_model, count_parameters
+from srflow_jax.model import Model
 from srflow_jax.training import checkpoint, devices, distributed, start
 from srflow_jax.training.diagnosis import Places, make_diagnosis
 from srflow_jax.training.events import event_writer
@@ -222,13 +223,7 @@ def _tell_of_skipped(
   """Says how many of the latest steps were skipped, and where the last of them went wrong.
 
   For that its batch is made again and computed with the parameters of now: see `make_diagnosis`.
-
-  Args:
-    run: what the run has at hand.
-    writer: of TensorBoard's events.
-    state: after the last step.
-    step: the last step's number.
-    metrics: of the steps since the last call, on the host.
+  The arguments are the run, `_log`'s, and the state after the last step.
   """
   since = step - len(metrics) + 1
   skipped = [at for at, m in enumerate(metrics, since) if m["skipped_in_a_row"]]
