@@ -41,7 +41,11 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    _fail(" ".join(str(error).split()))
+    # What a configuration file itself refuses comes wrapped, with its traceback as text.
+    said = inner = error
+    while inner := inner.__cause__ or inner.__context__:
+      said = inner if isinstance(inner, InputError) else said
+    _fail(" ".join(str(said).split()))
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
     # What ml_collections raises for an unknown or mistyped key, on the command line or in the file.
     reason = " ".join(str(error.args[0] if error.args else error).split())

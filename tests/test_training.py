@@ -262,3 +262,16 @@ def test_no_other_framework_is_imported():
   modules = "srflow_jax.training.loop, srflow_jax.evaluation.run, srflow_jax.model"
   code = f"import sys, {modules}; print([m for m in ('torch', 'tensorflow') if m in sys.modules])"
   assert command("-c", code).stdout.strip() == "[]"
+
+
+def test_a_configuration_of_an_earlier_version_is_refused_in_one_line(run, tmp_path):
+  _, workdir, _ = run
+  config = json.loads((workdir / "config.json").read_text())
+  del config["optim"]["warmup_steps"]
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  flags = [f"--config=configs/workdir.py:{tmp_path}", f"--workdir={tmp_path / 'w'}"]
+  result = command("train.py", *flags)
+  assert result.returncode == 2
+  assert result.stderr == (
+    f"error: {tmp_path} is of an earlier version: its config.json has no optim.warmup_steps\n"
+  )
