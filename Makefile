@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	@echo "Pictures to look at first: $(DEMO)/evaluation/sheets/"
 
 test: lint
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -m slow

@@ -10,7 +10,9 @@ baseline's, so that both meet the same machine; the table gives medians over rou
 cache, and again with what that left there. The baseline (`train` and `sample` of a script that
 prints JSON with "seconds", after a warm-up) has to be of the same model: it is asked only for
 SRFlow-DA. Memory is the compiler's figure for our programs, weights included, and the peak of the
-baseline's process.
+baseline's process. GFLOP are those of the programs' convolutions and matrix products, as
+`benchmarks.flops` counts them; beside them stands what a second does of them, as a share of what
+the device does in a large matrix product (bfloat16 on an accelerator, float32 on a CPU).
 
 On a CPU, JAX_NUM_CPU_DEVICES=N splits the training batch over N devices, one a core at best.
 """
@@ -29,11 +31,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
+from benchmarks import flops
 from configs import x4_da, x8_da
 from srflow_jax import cli
 from srflow_jax.building import build_model, init_params
@@ -62,7 +66,7 @@ _GB = 10**9
 
 
 class Program(NamedTuple):
-  """What a job runs, and what compiling it took."""
+  """What a job runs, and what tracing and compiling it took."""
 
   name: str
   cold_seconds: float
@@ -78,12 +82,14 @@ class Job(NamedTuple):
     name: of the row.
     run: does it once and returns seconds by name; "seconds" is the whole.
     programs: that it runs.
+    gflop: that they do for it, 10^9 floating-point operations.
     baseline: the baseline's arguments; () for none.
   """
 
   name: str
   run: Callable[[], dict[str, float]]
   programs: tuple[Program, ...]
+  gflop: float
   baseline: tuple[str, ...]
 
 
@@ -99,8 +105,7 @@ def main(argv: list[str]) -> None:
   jobs = [_train_job(model, config, params)] if "train" in _JOBS.value else []
   if "sample" in _JOBS.value:
     jobs += [job for size in _LR_SIZES.value for job in _sample_jobs(model, params, size)]
-  for job in jobs:
-    job.run()  # warm-up
+  first = {job.name: job.run()["seconds"] for job in jobs}  # also the warm-up
   taken = {job.name: {"ours": [], "baseline": []} for job in jobs}
   for round_number in range(_ROUNDS.value):
     for job in jobs:
@@ -108,16 +113,34 @@ def main(argv: list[str]) -> None:
       taken[job.name]["ours"].append(job.run())
       if baseline and job.baseline:
         taken[job.name]["baseline"].append(_run_baseline([*baseline, *job.baseline]))
+  peak = _peak_gflops()
   figures = {
+    "peak_gflops": peak,
     "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
     "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
     "date": time.strftime("%Y-%m-%d"),
     "command": " ".join(["python -m benchmarks.speed", *sys.argv[1:]]),
-    "jobs": [_summary(job, **taken[job.name]) for job in jobs],
+    "jobs": [_summary(job, first[job.name], peak, **taken[job.name]) for job in jobs],
   }
   print(_table(figures))
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _peak_gflops() -> float:
+  """10^9 operations a second in a large matrix product on all devices; the best of five."""
+  on_cpu = jax.default_backend() == "cpu"
+  size, dtype = (2048, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
+  mesh = data_mesh()
+  left = put_batch(mesh, {"x": np.ones((size * mesh.size, size), np.float32)})["x"].astype(dtype)
+  product = jax.jit(jnp.dot).lower(left, put_replicated(mesh, jnp.ones((size, size), dtype)))
+  product, seconds = product.compile(), []
+  right = put_replicated(mesh, jnp.ones((size, size), dtype))
+  for _ in range(5):
+    begin = time.perf_counter()
+    jax.block_until_ready(product(left, right))
+    seconds.append(time.perf_counter() - begin)
+  return 2 * size**3 * mesh.size / min(seconds) / 1e9
 
 
 def _random_params(model: Model) -> dict[str, Any]:
@@ -158,7 +181,7 @@ def _run_baseline(command: list[str]) -> dict[str, float]:
   return {"seconds": seconds, "memory_gb": usage.ru_maxrss * 1024 / _GB}
 
 
-def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> tuple[Any, Program]:
+def _compile(name: str, trace: Callable[[], jax.stages.Traced]) -> tuple[Any, Program]:
   """Traces and compiles, with an empty cache and then with what that left there."""
   seconds = []
   with tempfile.TemporaryDirectory() as cache:
@@ -167,13 +190,13 @@ def _compile(name: str, lower: Callable[[], jax.stages.Lowered]) -> tuple[Any, P
       jax.clear_caches()
       compilation_cache.reset_cache()
       begin = time.perf_counter()
-      lowered = lower()
-      program = lowered.compile()
+      traced = trace()
+      program = traced.lower().compile()
       seconds.append(time.perf_counter() - begin)
   need = program.memory_analysis()
   num = need.temp_size_in_bytes + need.argument_size_in_bytes + need.output_size_in_bytes
   num -= need.alias_size_in_bytes
-  gflop = (lowered.cost_analysis() or {}).get("flops", float("nan")) / 1e9
+  gflop = flops.count(traced.jaxpr) / 1e9
   return program, Program(name, *seconds, num / _GB, gflop)
 
 
@@ -188,7 +211,7 @@ def _train_job(model: Model, config: Any, params: dict[str, Any]) -> Job:
     mesh, {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
   )
   step, program = _compile(
-    "train step", lambda: make_train_step(model, config, parts).lower(state, images)
+    "train step", lambda: make_train_step(model, config, parts).trace(state, images)
   )
 
   def run() -> dict[str, float]:
@@ -200,7 +223,7 @@ def _train_job(model: Model, config: Any, params: dict[str, Any]) -> Job:
 
   baseline = ("--batch", str(batch), "--patch", str(patch), "train")
   name = f"train step, batch {batch}, patch {patch}" + ", encoder too" * _TRAIN_ENCODER.value
-  return Job(name, run, (program,), () if _TRAIN_ENCODER.value else baseline)
+  return Job(name, run, (program,), program.gflop, () if _TRAIN_ENCODER.value else baseline)
 
 
 def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
@@ -214,11 +237,13 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
     plan = sampler.planner.plan((height, width), task)
     batches = {"condition": 1, "draw": samples_of_program(plan.batch)}
     programs = tuple(
-      _compile(method, functools.partial(sampler.programs.lower, method, plan.tiling.size, batch))[
+      _compile(method, functools.partial(sampler.programs.trace, method, plan.tiling.size, batch))[
         1
       ]
       for method, batch in batches.items()
     )
+    condition, draw = programs
+    gflop = condition.gflop + draw.gflop * number / batches["draw"]
 
     def run() -> dict[str, float]:
       times, begin = Times(), time.perf_counter()
@@ -229,12 +254,14 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
 
     arguments = ("--lr_size", str(height), str(width), "--samples", str(number), "sample")
     plural = "s" * (number > 1)
-    return Job(f"{number} sample{plural}, LR {height}x{width}", run, programs, arguments)
+    return Job(f"{number} sample{plural}, LR {height}x{width}", run, programs, gflop, arguments)
 
   return [job(int(number)) for number in _SAMPLES.value]
 
 
-def _summary(job: Job, ours: list[dict], baseline: list[dict]) -> dict[str, Any]:
+def _summary(
+  job: Job, first: float, peak: float, ours: list[dict], baseline: list[dict]
+) -> dict[str, Any]:
   """A job's medians."""
 
   def median(rows: list[dict], name: str) -> float | None:
@@ -245,6 +272,9 @@ def _summary(job: Job, ours: list[dict], baseline: list[dict]) -> dict[str, Any]
   return {
     "job": job.name,
     **summary,
+    "first_run": first,
+    "gflop": job.gflop,
+    "share_of_peak": job.gflop / summary["seconds"] / peak,
     "baseline": theirs,
     "ratio": theirs and theirs / summary["seconds"],
     "baseline_memory_gb": median(baseline, "memory_gb"),
@@ -258,11 +288,13 @@ def _table(figures: dict[str, Any]) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
   lines = [
-    f"{figures['device']}; {figures['machine']}; {figures['date']}; `{figures['command']}`",
+    f"{figures['device']}; {figures['machine']}; {figures['date']}; `{figures['command']}`; "
+    f"a large matrix product: {figures['peak_gflops']:.0f} GFLOP/s",
     "",
     "| job | s | context, s | a sample, s | baseline, s | ratio |"
-    " compile, s: cold / cached | memory, GB: ours / baseline | GFLOP |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    " compile, s: cold / cached | first run, s | memory, GB: ours / baseline |"
+    " GFLOP | share of peak |",
+    f"|{' --- |' * 11}",
   ]
   for job in figures["jobs"]:
     programs = job["programs"]
@@ -276,8 +308,10 @@ def _table(figures: dict[str, Any]) -> str:
       "{:.1f} / {:.1f}".format(
         *(sum(p[f"{kind}_seconds"] for p in programs) for kind in ("cold", "cached"))
       ),
+      number(job["first_run"]),
       f"{max(p['memory_gb'] for p in programs):.2f} / {number(job['baseline_memory_gb'])}",
-      " + ".join(f"{p['gflop']:.0f}" for p in programs),
+      number(job["gflop"], 0),
+      number(job["share_of_peak"]),
     ]
     lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)

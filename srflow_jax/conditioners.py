@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.convolutions import Conv, conv, normal_init
+from srflow_jax.convolutions import Conv, conv, normal_init, relu
 
 Array = jax.Array
 
@@ -122,9 +122,9 @@ class Conditioner(nn.Module):
     x = features_convolved
     if self.own_channels:
       x = conv(a.astype(x.dtype), self.first_kernel[:, :, : self.own_channels]) + x
-    x = skip = nn.relu(self.first_norm(x))
+    x = skip = relu(self.first_norm(x))
     for i, (layer, norm) in enumerate(zip(self.hidden, self.hidden_norm, strict=True), start=1):
-      x = nn.relu(norm(layer(x)))
+      x = relu(norm(layer(x)))
       if self.spec.residual_every and i % self.spec.residual_every == 0:
         x = skip = x + skip
     return self.last(x)

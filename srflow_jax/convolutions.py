@@ -1,7 +1,6 @@
 """Convolutions and what they need: initial kernels, nearest-neighbour enlargement."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 
@@ -57,43 +56,73 @@ def _conv_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tup
 def _conv_backward(
   padding: Padding, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
-  x, kernel = saved
-  (grad_x,) = jax.linear_transpose(lambda x: _plain_conv(x, kernel, padding), x)(grad)
-  in_stripes = functools.partial(kernel_gradient, kernel=kernel, padding=padding)
-  at_once = functools.partial(in_stripes, num_stripes=1)
-  return grad_x, jax.lax.platform_dependent(x, grad, cpu=in_stripes, default=at_once)
+  def plain(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+    return jax.vjp(lambda x, kernel: _plain_conv(x, kernel, padding), x, kernel)[1](grad)
+
+  # XLA's CPU compiler has fast code for convolutions of one layout. It brings others there, but not
+  # within a scan, where those that JAX derives are thirty times slower than these.
+  def canonical(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+    return input_gradient(kernel, grad, padding), kernel_gradient(x, grad, padding)
+
+  return jax.lax.platform_dependent(*saved, grad, cpu=canonical, default=plain)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def kernel_gradient(
-  x: Array, grad: Array, kernel: Array, padding: Padding, num_stripes: int | None = None
-) -> Array:
-  """The gradient of a convolution's kernel, as a sum over horizontal stripes of the image.
+def input_gradient(kernel: Array, grad: Array, padding: Padding) -> Array:
+  """The gradient of a convolution's input, as a convolution of the output's gradient.
 
-  On a CPU, XLA's own is up to five times slower where x and grad do not fit a core's cache.
+  Args:
+    kernel: `[ky, kx, C, O]`.
+    grad: of the output, `[B, h, w, O]`.
+    padding: of the input.
+  """
+  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+  pads = zip(kernel.shape[:2], padding, strict=True)
+  pads = tuple((side - 1 - before, side - 1 - after) for side, (before, after) in pads)
+  return _plain_conv(grad, turned, pads)
+
+
+def kernel_gradient(
+  x: Array, grad: Array, padding: Padding, num_stripes: int | None = None
+) -> Array:
+  """The gradient of a convolution's kernel: the sum over horizontal stripes of the image.
+
+  Of each it is the stripe convolved with the output's gradient, where the input's channels take the
+  batch's place. Of the whole image at once that is up to five times slower on a CPU, if x and grad
+  do not fit a core's cache.
 
   Args:
     x: the convolution's input `[B, H, W, C]`.
     grad: of its output `[B, h, w, O]`.
-    kernel: of the kernel's shape and type, `[ky, kx, C, O]`.
     padding: of x.
     num_stripes: how many; None: so many that each fits the cache.
+
+  Returns:
+    `[ky, kx, C, O]`.
   """
   if num_stripes is None:
     num_bytes = x.size * x.dtype.itemsize + grad.size * grad.dtype.itemsize
     num_stripes = min(max(1, round(num_bytes / _STRIPE_BYTES)), grad.shape[1])
-  if num_stripes == 1:
-    return jax.linear_transpose(lambda k: _plain_conv(x, k, padding), kernel)(grad)[0]
-  x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
-  edges = [grad.shape[1] * i // num_stripes for i in range(num_stripes + 1)]
-  return sum(
-    kernel_gradient(
-      x[:, top : bottom + kernel.shape[0] - 1], grad[:, top:bottom], kernel, ((0, 0), padding[1]), 1
+  height = -(-grad.shape[1] // num_stripes)
+  below = height * num_stripes - grad.shape[1]
+  x = jnp.pad(x, ((0, 0), (padding[0][0], padding[0][1] + below), (0, 0), (0, 0)))
+  grad = jnp.pad(grad, ((0, 0), (0, below), (0, 0), (0, 0)))
+  beyond = x.shape[1] - grad.shape[1]
+
+  def of_stripe(top: int | Array) -> Array:  # [C, ky, kx, O]
+    stripe = jax.lax.dynamic_slice_in_dim(x, top, height + beyond, 1).transpose(3, 1, 2, 0)
+    by = jax.lax.dynamic_slice_in_dim(grad, top, height, 1).transpose(1, 2, 0, 3)
+    return _plain_conv(stripe, by, ((0, 0), padding[1]))
+
+  total = of_stripe(0)
+  if num_stripes > 1:
+    tops = height * jnp.arange(1, num_stripes)
+    total, _ = jax.lax.scan(
+      lambda total, top: (total + of_stripe(top), None), total, tops, unroll=2
     )
-    for top, bottom in itertools.pairwise(edges)
-  )
+  return total.transpose(1, 2, 0, 3)
 
 
 class Conv(nn.Module):
@@ -119,6 +148,20 @@ class Conv(nn.Module):
     if self.use_bias:
       y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
     return y
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+  """`max(x, 0)`. Its gradient needs the result alone, which a convolution after it keeps anyway."""
+  return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+  y = jnp.maximum(x, 0)
+  return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, grad: (jnp.where(y > 0, grad, 0),))
 
 
 def upsample_nearest(x: Array, factor: int) -> Array:

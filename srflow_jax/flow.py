@@ -19,14 +19,14 @@ from srflow_jax.bijectors import (
   unsqueeze,
 )
 from srflow_jax.conditioners import ConditionerSpec
+from srflow_jax.repeated import repeated
 from srflow_jax.rrdb import Features
 
 Array = jax.Array
 Latents = tuple[Array, ...]
-# For one conditional step: the injector's (shift, scale), and the part of the coupling net's first
-# convolution that sees the features.
-StepContext = tuple[tuple[Array, Array], Array]
-StageContext = tuple[StepContext, ...]
+# Stacked along the first axis, a stage's steps' injectors' (shift, scale), and the parts of their
+# coupling nets' first convolutions that see the features. () for a stage without steps.
+StageContext = tuple[tuple[Array, Array], Array] | tuple[()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TransitionStep(nn.Module):
 
 
 class ConditionalStep(nn.Module):
-  """Actnorm, 1x1 convolution, injector, coupling."""
+  """Actnorm, 1x1 convolution, injector, coupling. Its methods have the form that scans ask for."""
 
   channels: int
   conditioner: ConditionerSpec
@@ -89,15 +89,19 @@ class ConditionalStep(nn.Module):
     self.injector = Injector(self.channels, self.conditioner, self.feature_channels)
     self.coupling = Coupling(self.channels, self.conditioner, self.feature_channels)
 
-  def feature_kernels(self) -> tuple[Array, Array]:
-    """The kernels of the injector's and the coupling's first convolutions over the features."""
-    return self.injector.net.feature_kernel(), self.coupling.net.feature_kernel()
+  def feature_kernel(self, carry: None) -> tuple[None, Array]:
+    """The kernel `[3, 3, feature_channels, 2 * width]` of the first convolutions over the features.
 
-  def condition(self, injector_hidden: Array, coupling_hidden: Array) -> StepContext:
-    """The step's context, from the features convolved with its `feature_kernels()`."""
-    return self.injector.condition(injector_hidden), coupling_hidden
+    The injector's comes first, then the coupling's.
+    """
+    kernels = self.injector.net.feature_kernel(), self.coupling.net.feature_kernel()
+    return carry, jnp.concatenate(kernels, -1)
 
-  def forward_and_log_det(self, z: Array, context: StepContext) -> tuple[Array, Array]:
+  def condition(self, carry: None, hidden: Array) -> tuple[None, tuple[Array, Array]]:
+    """The injector's shift and scale, from its net's first convolution of the features."""
+    return carry, self.injector.condition(hidden)
+
+  def forward_and_log_det(self, z: Array, context: StageContext) -> tuple[Array, Array]:
     """Maps z `[B, h, w, C]`."""
     affine, hidden = context
     z, log_det_linear = self.linear.forward_and_log_det(z)
@@ -105,7 +109,7 @@ class ConditionalStep(nn.Module):
     z, log_det_coupling = self.coupling.forward_and_log_det(z, hidden)
     return z, log_det_linear + log_det_injector + log_det_coupling
 
-  def inverse_and_log_det(self, z: Array, context: StepContext) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Array, context: StageContext) -> tuple[Array, Array]:
     """Maps it back."""
     affine, hidden = context
     z, log_det_coupling = self.coupling.inverse_and_log_det(z, hidden)
@@ -128,25 +132,27 @@ class Stage(nn.Module):
     self.transitions = [TransitionStep() for _ in range(self.spec.transition_steps)]
     step = ConditionalStep
     if self.remat:
-      step = nn.remat(step, methods=("condition", "forward_and_log_det"))
-    self.steps = [
-      step(channels, self.conditioner, self.feature_channels) for _ in range(self.spec.steps)
-    ]
+      step = nn.remat(step, prevent_cse=False, methods=("condition", "forward_and_log_det"))
+    if self.spec.steps:
+      methods = {"feature_kernel": False, "condition": False, "forward_and_log_det": False}
+      steps = repeated(step, self.spec.steps, methods | {"inverse_and_log_det": True})
+      self.steps = steps(channels, self.conditioner, self.feature_channels)
     if self.spec.split:
       self.split = Split()
 
   def condition(self, features: Features) -> StageContext:
-    """The contexts of the stage's steps.
+    """The context of the stage's steps.
 
     The first convolutions of all of them over the features are one convolution, so the features'
     many channels are read once.
     """
-    if not self.steps:
+    if not self.spec.steps:
       return ()
-    kernels = [kernel for step in self.steps for kernel in step.feature_kernels()]
-    hidden = features.convolve(jnp.concatenate(kernels, -1))
-    hidden = iter(jnp.split(hidden, len(kernels), -1))
-    return tuple(step.condition(next(hidden), next(hidden)) for step in self.steps)
+    _, kernels = self.steps.feature_kernel(None)
+    hidden = features.convolve(jnp.concatenate([*kernels], -1))
+    hidden = jnp.split(hidden, 2 * len(kernels), -1)
+    injectors, couplings = jnp.stack(hidden[::2]), jnp.stack(hidden[1::2])
+    return self.steps.condition(None, injectors)[1], couplings
 
   def forward_and_log_det(
     self, z: Array, context: StageContext
@@ -157,9 +163,9 @@ class Stage(nn.Module):
     for step in self.transitions:
       z, step_log_det = step.forward_and_log_det(z)
       log_det += step_log_det
-    for step, step_context in zip(self.steps, context, strict=True):
-      z, step_log_det = step.forward_and_log_det(z, step_context)
-      log_det += step_log_det
+    if self.spec.steps:
+      z, step_log_dets = self.steps.forward_and_log_det(z, context)
+      log_det += jnp.sum(step_log_dets, 0)
     if not self.spec.split:
       return z, None, log_det
     z, latent, split_log_det = self.split.forward_and_log_det(z)
@@ -173,9 +179,9 @@ class Stage(nn.Module):
     if self.spec.split:
       z, split_log_det = self.split.inverse_and_log_det(z, latent)
       log_det += split_log_det
-    for step, step_context in zip(self.steps[::-1], context[::-1], strict=True):
-      z, step_log_det = step.inverse_and_log_det(z, step_context)
-      log_det += step_log_det
+    if self.spec.steps:
+      z, step_log_dets = self.steps.inverse_and_log_det(z, context)
+      log_det += jnp.sum(step_log_dets, 0)
     for step in self.transitions[::-1]:
       z, step_log_det = step.inverse_and_log_det(z)
       log_det += step_log_det

@@ -27,8 +27,8 @@ class Context:
   """All that depends on the LR image alone.
 
   Attributes:
-    stages: for each stage and conditional step, the injector's shift and scale and the LR part of
-      the coupling net's first convolution.
+    stages: for each stage, the injectors' shifts and scales and the LR part of the coupling nets'
+      first convolutions, `[steps, B, h, w, channels]` each.
     hr_size: height and width of the image that the flow models.
     padded_size: the same, enlarged at the bottom and right to what the flow's squeezes divide.
   """
@@ -40,7 +40,7 @@ class Context:
   @property
   def batch(self) -> int:
     """Images in the batch."""
-    return jax.tree.leaves(self.stages)[0].shape[0]
+    return jax.tree.leaves(self.stages)[0].shape[1]
 
 
 @dataclasses.dataclass(frozen=True)

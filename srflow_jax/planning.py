@@ -106,13 +106,13 @@ class Programs:
     # A tile's context is made while the last one's is still there.
     return Need(context + max(condition, *others, 0), context, draw)
 
-  def lower(self, method: str, size: Size, batch: int = 1) -> jax.stages.Lowered:
+  def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
     """A method traced for a size and, if it is "draw", a number of samples: to be compiled."""
     function, arguments = getattr(self, f"_{method}")(size, batch)
-    return jax.jit(function).lower(self._variables, *arguments)
+    return jax.jit(function).trace(self._variables, *arguments)
 
   def _compile(self, method: str, size: Size, batch: int = 1) -> jax.stages.Compiled:
-    return self.lower(method, size, batch).compile()
+    return self.trace(method, size, batch).lower().compile()
 
   def _condition(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     method = "condition" if self._stochastic else "super_resolve"

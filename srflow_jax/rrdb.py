@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from srflow_jax.convolutions import Conv, conv, conv_upsampled, normal_init, upsample_nearest
+from srflow_jax.repeated import repeated
 
 Array = jax.Array
 
@@ -114,12 +115,13 @@ class RRDB(nn.Module):
   def setup(self) -> None:
     self.dense_blocks = [DenseBlock(self.width, self.growth) for _ in range(3)]
 
-  def __call__(self, x: Array) -> Array:
-    """Maps `[B, h, w, width]` to the same shape."""
+  def __call__(self, x: Array) -> tuple[Array, Array]:
+    """Maps `[B, h, w, width]` to the same shape; twice: for the next block, and to be tapped."""
     out = x
     for block in self.dense_blocks:
       out = block(out)
-    return x + 0.2 * out
+    out = x + 0.2 * out
+    return out, out
 
 
 class Encoder(nn.Module):
@@ -140,8 +142,9 @@ class Encoder(nn.Module):
   def setup(self) -> None:
     spec = self.spec
     self.conv_first = _conv(spec.width, fan_in=3)
-    block = nn.remat(RRDB) if self.remat else RRDB
-    self.blocks = [block(spec.width, spec.growth) for _ in range(spec.num_blocks)]
+    block = nn.remat(RRDB, prevent_cse=False) if self.remat else RRDB
+    blocks = repeated(block, spec.num_blocks, {"__call__": False})
+    self.blocks = blocks(spec.width, spec.growth)
     self.trunk_conv = _conv(spec.width, gain=0.1, fan_in=spec.width)
     ups = int(math.log2(self.scale))
     self.upconvs = [_conv(spec.width, fan_in=spec.width) for _ in range(ups)]
@@ -151,11 +154,8 @@ class Encoder(nn.Module):
   def trunk(self, lr: Array) -> tuple[Array, Array]:
     """The encoder's own map at LR resolution `[B, h, w, width]`, and its taps."""
     x = first = self.conv_first(lr.astype(jnp.bfloat16) if self.bfloat16 else lr)
-    taps = []
-    for i, block in enumerate(self.blocks):
-      x = block(x)
-      if i in self.spec.taps:
-        taps.append(x)
+    x, outputs = self.blocks(x)
+    taps = [outputs[i] for i in sorted(self.spec.taps)]
     skip = first if self.spec.global_skip == "first_conv" else x
     taps = jnp.concatenate(taps, -1) if taps else x[..., :0]
     return skip + self.trunk_conv(x), taps

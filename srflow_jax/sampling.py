@@ -242,7 +242,7 @@ class Sampler:
       parts, noted = self._density(padded, window, context)
       signed = np.array([sign * float(x[0]) for x in (*parts.log_dets, *parts.latent_log_probs)])
       sums = signed if sums is None else sums + signed
-      smallest += map(float, jax.tree.leaves(noted))
+      smallest += (float(leaf.min()) for leaf in jax.tree.leaves(noted))
       if round_trip:
         back = self.programs.get("decode", _size(window))(self.variables, context, parts.latents)
         expected = padded[:, *_scaled(window, self.model.scale)]

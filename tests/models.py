@@ -33,10 +33,10 @@ def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
     noise = rng.standard_normal(shape)
     if path[-2] == "conv1x1":
       rotation = np.linalg.qr(noise)[0]
-      return rotation + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[0])
-    if len(shape) == 1:  # biases and log-scales
+      return rotation + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[-1])
+    if path[-1] in ("bias", "logs"):
       return 0.1 * noise
-    return noise / math.sqrt(math.prod(shape[:-1]))
+    return noise / math.sqrt(math.prod(shape[-4:-1]))
 
   shapes = flatten_dict(abstract_params(model))
   return unflatten_dict(

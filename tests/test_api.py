@@ -37,7 +37,7 @@ def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp("run")
   config = small_config()
   params = random_params(build_model(config.model), dtype=np.float32)
-  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim == 4 else leaf, params)
+  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim >= 4 else leaf, params)
   write_config(folder, config)
   with checkpoint.checkpoint_manager(folder, keep=1) as manager:
     params = jax.tree.map(jax.numpy.asarray, params)

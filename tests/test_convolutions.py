@@ -46,7 +46,7 @@ def test_gradients_are_the_library_s(size, padding):
     for ours, theirs in zip(gradients, plain(grad), strict=True):
       np.testing.assert_allclose(ours, theirs, atol=1e-12)
     for num_stripes in (2, 3, y.shape[1]):
-      ours = kernel_gradient(jnp.asarray(x), grad, jnp.asarray(kernel), padding, num_stripes)
+      ours = kernel_gradient(jnp.asarray(x), jnp.asarray(grad), padding, num_stripes)
       np.testing.assert_allclose(ours, plain(grad)[1], atol=1e-12)
 
 

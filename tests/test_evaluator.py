@@ -181,10 +181,10 @@ def test_a_real_model_s_samples_and_nll():
   batch = [jnp.asarray(image[None] / 255, jnp.float32) for image in (hr, lr)]
   shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0), *batch)
   # Small random numbers, but near the identity where there is a matrix to invert.
-  params = jax.tree.map(
-    lambda leaf: (
+  params = jax.tree.map_with_path(
+    lambda path, leaf: (
       0.05 * rng.standard_normal(leaf.shape, np.float32)
-      + (np.eye(*leaf.shape, dtype=np.float32) if leaf.ndim == 2 else 0)
+      + (np.eye(leaf.shape[-1], dtype=np.float32) if "conv1x1" in str(path) else 0)
     ),
     shapes,
   )

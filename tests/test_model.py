@@ -183,10 +183,14 @@ def small():
   model = small_model("x4_srflow")  # its squeezes go below LR resolution, so odd sizes are padded
   params = random_params(model, dtype=np.float32)
   # With larger kernels, scales near 0 make some samples such that float32 cannot invert them.
-  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim == 4 else leaf, params)
+  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim >= 4 else leaf, params)
 
   def call(method, *args, **kwargs):
-    return model.apply({"params": params}, *args, **kwargs, method=method)
+    def function(*args):
+      return model.apply({"params": params}, *args, **kwargs, method=method)
+
+    numbers = [i for i, arg in enumerate(args) if isinstance(arg, int)]
+    return jax.jit(function, static_argnums=numbers)(*args)
 
   return model, call
 

@@ -88,7 +88,7 @@ def test_decay_acts_beside_adam():
   plain = moves(optim_config(), params, gradients)
   decayed = moves(optim_config(weight_decay=0.5), params, gradients)
   expected = jax.tree.map(
-    lambda move, leaf: move - (0.1 * 0.5 * leaf if leaf.ndim == 4 else 0), plain, params
+    lambda move, leaf: move - (0.1 * 0.5 * leaf if leaf.ndim >= 4 else 0), plain, params
   )
   assert_close(decayed, expected, rtol=1e-4, atol=1e-6)
 
@@ -198,22 +198,22 @@ def test_the_image_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, 
 
 
 @pytest.mark.parametrize(
-  "path, named",
+  "path, index, named",
   [
-    ("encoder/blocks_0/dense_blocks_1/convs_2/bias", "encoder/blocks_0"),
-    ("flow/stages_1/transitions_0/actnorm/logs", "flow/stages_1/transitions_0/actnorm"),
-    ("flow/stages_0/steps_0/coupling/net/last/conv/bias", "flow/stages_0/steps_0/coupling/net"),
-    ("flow/stages_0/split/prior/logs", "flow/stages_0/split/prior"),
+    ("encoder/blocks/dense_blocks_1/convs_2/bias", 0, "encoder/blocks/0"),
+    ("flow/stages_1/transitions_0/actnorm/logs", 0, "flow/stages_1/transitions_0/actnorm"),
+    ("flow/stages_0/steps/coupling/net/last/conv/bias", 1, "flow/stages_0/steps/1/coupling/net"),
+    ("flow/stages_0/split/prior/logs", 0, "flow/stages_0/split/prior"),
   ],
 )
-def test_the_layer_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, path, named):
+def test_the_layer_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, path, index, named):
   config, model, step = step_of_flow
   state = micro_state(config, model)
   *parents, leaf = path.split("/")
   layer = state.params
   for parent in parents:
     layer = layer[parent]
-  layer[leaf] = layer[leaf].at[0].set(jnp.nan)
+  layer[leaf] = layer[leaf].at[index].set(jnp.nan)
   state, metrics = step(state, micro_batch(2))
   assert int(metrics["skipped"]) == 1
   places = diagnosis_of_flow(state.params, state.key, micro_batch(2), 0)
@@ -232,6 +232,15 @@ def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
   assert diagnosis._with_gradients(forward, gradients).first() is None
   gradients["flow"]["a"]["w"] = 1e30 * one  # finite, but its norm is not
   assert diagnosis._with_gradients(forward, gradients).first() == "the gradient of flow/a/w"
+
+
+def test_a_gradient_that_is_not_finite_is_named_in_a_row_of_layers():
+  names = [f"the output of flow/m/{i}/{name}" for i in range(3) for name in ("a", "b")]
+  forward = Places(jnp.zeros(6, bool), tuple(names), frozenset({("flow", "m")}))
+  kernel, bias = jnp.ones((3, 2, 2)), jnp.ones((3, 2)).at[1, 0].set(jnp.nan)
+  gradients = {"flow": {"m": {"a": {"w": kernel.at[0].set(jnp.nan)}, "b": {"w": bias}}}}
+  found = diagnosis._with_gradients(forward, gradients)
+  assert found.first() == "the gradient of flow/m/1/b/w"
 
 
 def test_an_accumulated_step_is_the_whole_batch_s_in_less_memory():

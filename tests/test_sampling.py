@@ -22,7 +22,7 @@ def flow():
   stages = tuple(dataclasses.replace(spec, steps=1) for spec in model.stage_specs)
   model = model.clone(stage_specs=stages)
   params = random_params(model, dtype=np.float32)
-  return model, jax.tree.map(lambda leaf: 0.1 * leaf if leaf.ndim == 4 else leaf, params)
+  return model, jax.tree.map(lambda leaf: 0.1 * leaf if leaf.ndim >= 4 else leaf, params)
 
 
 @pytest.fixture(scope="module")

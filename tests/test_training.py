@@ -36,7 +36,7 @@ def micro_config():
   config.model.encoder.update(width=4, growth=2, num_blocks=1, taps=(0,))
   config.model.conditioner.update(width=4, num_hidden=1)
   config.model.stages = (
-    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": True},
+    {"squeeze": 2, "transition_steps": 0, "steps": 2, "split": True},
     {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": False},
   )
   config.optim.decay_at = ()  # so that a run cut short has the rates of the whole

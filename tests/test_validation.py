@@ -45,7 +45,7 @@ def batch_of(patch, count=5):
 
 def parameters(model, seed=0):
   params = random_params(model, seed, dtype=np.float32)
-  return jax.tree.map(lambda leaf: jnp.asarray(0.1 * leaf if leaf.ndim == 4 else leaf), params)
+  return jax.tree.map(lambda leaf: jnp.asarray(0.1 * leaf if leaf.ndim >= 4 else leaf), params)
 
 
 def written(validation, params):

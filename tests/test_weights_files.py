@@ -225,7 +225,7 @@ def write_ncnn(folder: pathlib.Path, skip="first_conv", half=True) -> tuple[path
   lines, data, before = ["Input in 0 1 data"], b"", "data"
   for path, name in rrdb_names.BASICSR.convolutions(2, 1):
     kernel, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-    own = ".".join(path[1:])
+    own = ".".join(map(str, path[1:]))
     if own == "upconvs_0":
       lines.append(f"Interp up 1 1 {before} enlarged 0=1 1=2.0 2=2.0")
       before = "enlarged"
@@ -250,7 +250,7 @@ def write_ncnn(folder: pathlib.Path, skip="first_conv", half=True) -> tuple[path
   (folder / "x.bin").write_bytes(data)
   if half:
     params = jax.tree.map(
-      lambda x: x.astype(np.float16).astype(np.float32) if x.ndim == 4 else x, params
+      lambda x: x.astype(np.float16).astype(np.float32) if x.ndim >= 4 else x, params
     )
   return folder / "x.param", params
 

@@ -6,7 +6,8 @@ is more to compile than a step that is not skipped should need: this is a progra
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Set
 from typing import Any
 
 import flax
@@ -17,10 +18,11 @@ import numpy as np
 
 from srflow_jax.model import Model
 from srflow_jax.training.optimizer import global_norm
-from srflow_jax.training.step import compiler_options, split_images, to_training_images
+from srflow_jax.training.step import split_images, to_training_images
 
 Array = jax.Array
 Params = dict[str, Any]
+Path = tuple[str, ...]
 
 
 @flax.struct.dataclass
@@ -30,13 +32,15 @@ class Places:
   Attributes:
     not_finite: bool `[N]`, whether one of the place's values is not finite.
     names: of the places.
+    repeated: the paths of layers that are several in a row (`srflow_jax.repeated`).
   """
 
   not_finite: Array
   names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+  repeated: frozenset[Path] = flax.struct.field(pytree_node=False, default=frozenset())
 
   def first(self) -> str | None:
-    """Names the first that is not finite, as "the output of flow/stages_0/steps_1/coupling/net"."""
+    """Names the first that is not finite, as "the output of flow/stages_0/steps/1/coupling/net"."""
     bad = np.asarray(self.not_finite)
     return self.names[int(np.argmax(bad))] if bad.any() else None
 
@@ -48,7 +52,7 @@ def _not_finite(tree: Any) -> Array:
 
 def _loss_and_places(model: Model, params: Params, hr: Array, lr: Array) -> tuple[Array, Places]:
   """The model's mean loss, and as places the images, each layer's output and the loss."""
-  called = []  # a layer comes after those that it is made of
+  called = {}  # as an ordered set: a layer comes after those that it is made of
   nets = 0  # that are being computed, one within the other
 
   def note(method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -60,16 +64,36 @@ def _loss_and_places(model: Model, params: Params, hr: Array, lr: Array) -> tupl
     nets -= is_net
     if (is_net and not nets) or (context.method_name == "forward_and_log_det" and layer.path):
       layer.sow("places", "output", _not_finite(result), jnp.logical_or, lambda: False)
-      called.append((*layer.path, "output"))
+      called[layer.path] = True
     return result
 
   with nn.intercept_methods(note):
     loss, noted = model.apply({"params": params}, hr, lr, method="loss", mutable=["places"])
   outputs = flax.traverse_util.flatten_dict(noted["places"])
   places = {"the batch's hr": _not_finite(hr), "the batch's lr": _not_finite(lr)}
-  places |= {f"the output of {'/'.join(path[:-1])}": outputs[path] for path in called}
+  found = {path: outputs[*path, "output"] for path in called}
+  stacked = {path for path, value in found.items() if value.ndim}
+  repeated = frozenset(_outermost(path, stacked) for path in stacked)
+  places |= {f"the output of {name}": value for name, value in _numbered(found, repeated)}
   places["the loss"] = _not_finite(loss)
-  return jnp.mean(loss), Places(jnp.stack(list(places.values())), tuple(places))
+  return jnp.mean(loss), Places(jnp.stack(list(places.values())), tuple(places), repeated)
+
+
+def _outermost(path: Path, layers: Set[Path]) -> Path | None:
+  """The outermost of `layers` that a path leads to or through; None: through none of them."""
+  return next((path[:i] for i in range(len(path) + 1) if path[:i] in layers), None)
+
+
+def _numbered(found: dict[Path, Array], repeated: Set[Path]) -> Iterator[tuple[str, Array]]:
+  """Names and values in order; of repeated layers all of the first, then all of the second..."""
+  for layer, paths in itertools.groupby(found, lambda path: _outermost(path, repeated)):
+    if layer is None:
+      yield from (("/".join(path), found[path]) for path in paths)
+      continue
+    paths = list(paths)
+    for i in range(len(found[paths[0]])):
+      for path in paths:
+        yield "/".join((*layer, str(i), *path[len(layer) :])), found[path][i]
 
 
 def _with_gradients(places: Places, gradients: Params) -> Places:
@@ -81,14 +105,16 @@ def _with_gradients(places: Places, gradients: Params) -> Places:
       name = name.rpartition("/")[0]
     return passed.get(name, -1)
 
-  not_finite = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): _not_finite(global_norm(gradient))
-    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients)
-  }
+  found = {}
+  for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
+    norm = jax.vmap(global_norm) if _outermost(path, places.repeated) else global_norm
+    found[path] = ~jnp.isfinite(norm(gradient))
+  not_finite = dict(_numbered(found, places.repeated))
   names = sorted(not_finite, key=place, reverse=True)
   return Places(
     jnp.array([*places.not_finite, *(not_finite[name] for name in names)]),
     (*places.names, *(f"the gradient of {name}" for name in names)),
+    places.repeated,
   )
 
 
@@ -121,4 +147,4 @@ def make_diagnosis(model: Model, config: Any, parts: tuple[str, ...]) -> Callabl
     places = jax.lax.map(of_split, split_images(images, config.optim.accumulation_steps))
     return jax.tree.map(functools.partial(jnp.any, axis=0), places)
 
-  return jax.jit(diagnosis, compiler_options=compiler_options(config))
+  return jax.jit(diagnosis)

@@ -80,7 +80,8 @@ def decays(params: Params) -> Params:
   Not biases, actnorms and the zero convolutions' scales. Not the flow's 1x1 matrices either: they
   begin as rotations, and decay would pull their determinants to zero, against the likelihood.
   """
-  return jax.tree.map(lambda leaf: leaf.ndim == 4, params)  # a 1x1 matrix is [C, C]
+  # A kernel is [k, k, C, O], a 1x1 matrix [C, C], with one axis more for layers in a row.
+  return jax.tree.map(lambda leaf: leaf.ndim >= 4, params)
 
 
 def init(optim: Any, params: Params) -> dict[str, Any]:

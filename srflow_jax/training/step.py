@@ -168,15 +168,7 @@ def train_step(
   return state, metrics
 
 
-def compiler_options(config: Any) -> dict[str, str]:
-  """XLA's options for a program that computes gradients."""
-  if config.compute.remat and jax.default_backend() == "cpu":
-    # Else XLA's CPU compiler drops the barriers and merges what is computed twice into one again.
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
-  return {}
-
-
 def make_train_step(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
   step = functools.partial(train_step, model=model, config=config, parts=parts)
-  return jax.jit(step, donate_argnums=0, compiler_options=compiler_options(config))
+  return jax.jit(step, donate_argnums=0)

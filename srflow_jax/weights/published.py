@@ -15,7 +15,7 @@ from srflow_jax.building import abstract_params
 from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
 from srflow_jax.model import Model, SRFlow
-from srflow_jax.weights.rrdb_names import SRFLOW, RRDBNames
+from srflow_jax.weights.rrdb_names import SRFLOW, Path, RRDBNames
 
 FLOW_PREFIX = "flowUpsamplerNet."
 # A layer that the published checkpoints hold and nothing uses.
@@ -24,18 +24,33 @@ UNUSED_PREFIX = f"{FLOW_PREFIX}f."
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One parameter: its path in our tree, its published name, and the published layout.
+  """One published parameter: its place among ours, its name, and its layout.
 
   Attributes:
-    path: keys into our tree of parameters.
+    path: keys into our tree of parameters. A number among them is that of a layer whose parameters
+      are stacked with its equals' along the first axis (`srflow_jax.repeated`).
     name: name in the published state dict.
     layout: "kernel" (`[O, I, k, k]`), "matrix" and "vector" (as ours), "map" (`[1, C, 1, 1]`) or
       "scale" (`[C, 1, 1]`).
   """
 
-  path: tuple[str, ...]
+  path: Path
   name: str
   layout: str
+
+  @property
+  def keys(self) -> tuple[str, ...]:
+    """Keys into our tree of parameters."""
+    return tuple(key for key in self.path if isinstance(key, str))
+
+  @property
+  def number(self) -> int | None:
+    """Which of the stacked layers' it is; None: they are not stacked."""
+    return next((key for key in self.path if isinstance(key, int)), None)
+
+  def of(self, array: Any) -> Any:
+    """Our array of this parameter, from the one under its keys."""
+    return array if self.number is None else array[self.number]
 
   def to_ours(self, array: np.ndarray) -> np.ndarray:
     """Changes a published array to our layout."""
@@ -51,17 +66,17 @@ class Tensor:
     return array.reshape(shape)
 
 
-def _conv(path: tuple[str, ...], name: str) -> Iterator[Tensor]:
+def _conv(path: Path, name: str) -> Iterator[Tensor]:
   yield Tensor((*path, "kernel"), f"{name}.weight", "kernel")
   yield Tensor((*path, "bias"), f"{name}.bias", "vector")
 
 
-def _zero_conv(path: tuple[str, ...], name: str) -> Iterator[Tensor]:
+def _zero_conv(path: Path, name: str) -> Iterator[Tensor]:
   yield from _conv((*path, "conv"), name)
   yield Tensor((*path, "logs"), f"{name}.logs", "scale")
 
 
-def _actnorm(path: tuple[str, ...], name: str) -> Iterator[Tensor]:
+def _actnorm(path: Path, name: str) -> Iterator[Tensor]:
   yield Tensor((*path, "bias"), f"{name}.actnorm.bias", "map")
   yield Tensor((*path, "logs"), f"{name}.actnorm.logs", "map")
 
@@ -79,7 +94,7 @@ def _conditioner_names(spec: ConditionerSpec, net: str) -> tuple[str, list[str],
   return f"{net}1.0", hidden, f"{net}3.0"
 
 
-def _conditioner(spec: ConditionerSpec, path: tuple[str, ...], net: str) -> Iterator[Tensor]:
+def _conditioner(spec: ConditionerSpec, path: Path, net: str) -> Iterator[Tensor]:
   first, hidden, last = _conditioner_names(spec, net)
   layers = [("first_norm", first)]
   layers += [(f"hidden_norm_{i}", name) for i, name in enumerate(hidden)]
@@ -110,7 +125,7 @@ def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
       layer = f"{FLOW_PREFIX}layers.{index}"
       path = linear = ("flow", f"stages_{s}", f"transitions_{i}")
       if i >= stage.transition_steps:
-        path = ("flow", f"stages_{s}", f"steps_{i - stage.transition_steps}")
+        path = ("flow", f"stages_{s}", "steps", i - stage.transition_steps)
         linear = (*path, "linear")
       yield from _actnorm((*linear, "actnorm"), layer)
       yield Tensor((*linear, "conv1x1", "kernel"), f"{layer}.invconv.weight", "matrix")
@@ -150,11 +165,12 @@ def from_state_dict(
     if tensor.name not in state_dict:
       continue
     array = np.asarray(state_dict[tensor.name])
-    wanted = tensor.to_published(np.empty(abstract[tensor.path].shape, np.bool_)).shape
+    ours = params.setdefault(tensor.keys, np.empty(abstract[tensor.keys].shape, array.dtype))
+    wanted = tensor.to_published(tensor.of(ours)).shape
     if array.shape != wanted:
       problems.append(f"tensor {tensor.name} has shape {array.shape}, the model's is {wanted}")
     else:
-      params[tensor.path] = tensor.to_ours(array)
+      tensor.of(ours)[:] = tensor.to_ours(array)
   if problems:
     raise InputError("\n".join(problems))
   return unflatten_dict(params)
@@ -165,4 +181,4 @@ def to_state_dict(
 ) -> dict[str, np.ndarray]:
   """Turns a model's parameters into a published state dict; `names` are the encoder's."""
   flat = flatten_dict(params)
-  return {t.name: t.to_published(np.asarray(flat[t.path])) for t in tensors(model, names)}
+  return {t.name: t.to_published(np.asarray(t.of(flat[t.keys]))) for t in tensors(model, names)}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from srflow_jax.errors import InputError
 
-Path = tuple[str, ...]
+Path = tuple[str | int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,13 @@ class RRDBNames:
   last: str
 
   def convolutions(self, num_blocks: int, num_ups: int) -> Iterator[tuple[Path, str]]:
-    """Paths in our tree of parameters and names of all convolutions, in order of execution."""
+    """Paths (as `published.Tensor`'s) and names of all convolutions, in order of execution."""
     sizes = {"blocks": num_blocks, "after_ups": 3 * num_ups + 2, "at_end": 3 * num_ups + 4}
     yield ("encoder", "conv_first"), self.first
     for b in range(num_blocks):
       for d in range(3):
         for c in range(5):
-          path = ("encoder", f"blocks_{b}", f"dense_blocks_{d}", f"convs_{c}")
+          path = ("encoder", "blocks", b, f"dense_blocks_{d}", f"convs_{c}")
           yield path, self.block.format(block=b, dense=d + 1, conv=c + 1)
     yield ("encoder", "trunk_conv"), self.trunk.format(**sizes)
     for i in range(num_ups):

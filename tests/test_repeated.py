@@ -1,0 +1,59 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from models import random_images, random_params, small_model
+
+from srflow_jax.flow import ConditionalStep, Stage
+from srflow_jax.repeated import repeated
+
+
+class Layer(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    mean = self.param("mean", lambda _: jnp.mean(x))  # of what reaches the layer
+    noise = self.param("noise", nn.initializers.normal(), ())
+    return 2 * x + 1, (mean, noise)
+
+
+def test_each_layer_is_initialised_by_what_reaches_it_with_a_key_of_its_own():
+  layers = repeated(Layer, 3, {"__call__": False})()
+  (x, (means, noises)), variables = layers.init_with_output(jax.random.key(0), jnp.ones(4))
+  np.testing.assert_array_equal(x, 15 * np.ones(4))
+  np.testing.assert_array_equal(means, [1, 3, 7])
+  np.testing.assert_array_equal(variables["params"]["mean"], means)
+  assert len(set(np.asarray(noises).tolist())) == 3
+
+
+def test_a_stage_is_its_steps_one_after_the_other():
+  """Forward, inverse and gradients of a scanned stage are those of a plain loop."""
+  with jax.enable_x64(True):
+    model = small_model("x4_srflow")
+    params = random_params(model)
+    _, lr = random_images(model, (4, 4))
+    context = model.apply({"params": params}, lr, method="condition").stages[0]
+    params = params["flow"]["stages_0"]
+    spec = model.stage_specs[0]
+    widths = model.conditioner_spec, model.encoder_spec.feature_channels
+    stage, step = Stage(spec, 3, *widths), ConditionalStep(12, *widths)
+    z = jnp.asarray(np.random.default_rng(0).standard_normal((1, 8, 8, 12)))
+
+    def scanned(params, z, method):
+      apply = nn.apply(lambda stage, z: getattr(stage.steps, method)(z, context), stage)
+      z, log_dets = apply({"params": params}, z)
+      return z, jnp.sum(log_dets, 0)
+
+    def looped(params, z, method):
+      log_det = 0
+      for i in range(spec.steps) if method == "forward_and_log_det" else range(spec.steps)[::-1]:
+        one, one_context = jax.tree.map(lambda leaf: leaf[i], (params["steps"], context))  # noqa: B023
+        z, step_log_det = step.apply({"params": one}, z, one_context, method=method)
+        log_det += step_log_det
+      return z, log_det
+
+    for method in ("forward_and_log_det", "inverse_and_log_det"):
+      results = [
+        jax.jit(jax.value_and_grad(lambda p, f=f, m=method: sum(map(jnp.sum, f(p, z, m)))))(params)
+        for f in (scanned, looped)
+      ]
+      jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *results)
