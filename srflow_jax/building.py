@@ -63,6 +63,7 @@ def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = N
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(
   model: Model, key: Array, hr: Array, lr: Array, given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

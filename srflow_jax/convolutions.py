@@ -111,18 +111,15 @@ def kernel_gradient(
   grad = jnp.pad(grad, ((0, 0), (0, below), (0, 0), (0, 0)))
   beyond = x.shape[1] - grad.shape[1]
 
-  def of_stripe(top: int | Array) -> Array:  # [C, ky, kx, O]
+  def add(total: Array, top: Array) -> tuple[Array, None]:
     stripe = jax.lax.dynamic_slice_in_dim(x, top, height + beyond, 1).transpose(3, 1, 2, 0)
     by = jax.lax.dynamic_slice_in_dim(grad, top, height, 1).transpose(1, 2, 0, 3)
-    return _plain_conv(stripe, by, ((0, 0), padding[1]))
+    return total + _plain_conv(stripe, by, ((0, 0), padding[1])), None
 
-  total = of_stripe(0)
-  if num_stripes > 1:
-    tops = height * jnp.arange(1, num_stripes)
-    total, _ = jax.lax.scan(
-      lambda total, top: (total + of_stripe(top), None), total, tops, unroll=2
-    )
-  return total.transpose(1, 2, 0, 3)
+  kernel_width = x.shape[2] + sum(padding[1]) - grad.shape[2] + 1
+  total = jnp.zeros((x.shape[3], beyond + 1, kernel_width, grad.shape[3]), grad.dtype)
+  total, _ = jax.lax.scan(add, total, height * jnp.arange(num_stripes), unroll=2)
+  return total.transpose(1, 2, 0, 3)  # from [C, ky, kx, O]
 
 
 class Conv(nn.Module):
@@ -180,7 +177,7 @@ def conv_upsampled(x: Array, kernel: Array, factor: int) -> Array:
   output on a pixel's first copy sees the pixel before it through the first entry and its own
   through the other two, one on its last copy likewise the pixel after, one in between only its own.
   So every output phase is a convolution of x with at most 2x2 sums of the kernel's entries: for a
-  factor of 2, 4 products where there were 9.
+  factor of 2, 4 products where there were 9. Equal phases are computed once.
 
   Args:
     x: `[B, h, w, C]`.
@@ -192,18 +189,25 @@ def conv_upsampled(x: Array, kernel: Array, factor: int) -> Array:
   """
   if factor == 1:
     return conv(x, kernel)
-  rows = [
-    jnp.stack([conv(x, part, (pad_y, pad_x)) for part, pad_x in _phases(row, factor, axis=1)], 3)
-    for row, pad_y in _phases(kernel, factor, axis=0)
-  ]  # each [B, h, w, factor, O]
+  rows = []
+  for row, pad_y in _phases(kernel, factor, axis=0):
+    columns = [conv(x, part, (pad_y, pad_x)) for part, pad_x in _phases(row, factor, axis=1)]
+    rows.append(jnp.stack(_all_phases(columns, factor), 3))  # [B, h, w, factor, O]
   b, h, w, _ = x.shape
-  return jnp.stack(rows, 2).reshape(b, h * factor, w * factor, kernel.shape[-1])
+  y = jnp.stack(_all_phases(rows, factor), 2)
+  return y.reshape(b, h * factor, w * factor, kernel.shape[-1])
 
 
 def _phases(kernel: Array, factor: int, axis: int) -> list[tuple[Array, tuple[int, int]]]:
-  """For each output phase along an axis, the summed kernel and the padding that x needs."""
+  """For each different output phase along an axis, the summed kernel and the padding x needs."""
   before, at, after = jnp.split(kernel, 3, axis)
   first = (jnp.concatenate([before, at + after], axis), (1, 0))
   between = (before + at + after, (0, 0))
   last = (jnp.concatenate([before + at, after], axis), (0, 1))
-  return [first, *[between] * (factor - 2), last]
+  return [first, last] if factor == 2 else [first, between, last]
+
+
+def _all_phases(different: list[Array], factor: int) -> list[Array]:
+  """Those between the first and the last are equal."""
+  first, *between, last = different
+  return [first, *between * (factor - 2), last]

@@ -129,13 +129,15 @@ class Stage(nn.Module):
 
   def setup(self) -> None:
     channels = self.channels * self.spec.squeeze**2
-    self.transitions = [TransitionStep() for _ in range(self.spec.transition_steps)]
+    both_ways = {"forward_and_log_det": False, "inverse_and_log_det": True}
+    if self.spec.transition_steps:
+      self.transitions = repeated(TransitionStep, self.spec.transition_steps, both_ways)()
     step = ConditionalStep
     if self.remat:
       step = nn.remat(step, prevent_cse=False, methods=("condition", "forward_and_log_det"))
     if self.spec.steps:
-      methods = {"feature_kernel": False, "condition": False, "forward_and_log_det": False}
-      steps = repeated(step, self.spec.steps, methods | {"inverse_and_log_det": True})
+      methods = {"feature_kernel": False, "condition": False} | both_ways
+      steps = repeated(step, self.spec.steps, methods)
       self.steps = steps(channels, self.conditioner, self.feature_channels)
     if self.spec.split:
       self.split = Split()
@@ -154,18 +156,20 @@ class Stage(nn.Module):
     injectors, couplings = jnp.stack(hidden[::2]), jnp.stack(hidden[1::2])
     return self.steps.condition(None, injectors)[1], couplings
 
+  def _steps(self, context: StageContext) -> list[tuple[nn.Module, tuple[StageContext, ...]]]:
+    """The stage's transition and conditional steps, and what they take beside z."""
+    transitions = [(self.transitions, ())] if self.spec.transition_steps else []
+    return [*transitions, (self.steps, (context,))] if self.spec.steps else transitions
+
   def forward_and_log_det(
     self, z: Array, context: StageContext
   ) -> tuple[Array, Array | None, Array]:
     """Maps z `[B, H, W, channels]` to what goes on, the latent if the stage splits, log-det."""
     z = squeeze(z, self.spec.squeeze)
     log_det = jnp.zeros(z.shape[0], z.dtype)
-    for step in self.transitions:
-      z, step_log_det = step.forward_and_log_det(z)
-      log_det += step_log_det
-    if self.spec.steps:
-      z, step_log_dets = self.steps.forward_and_log_det(z, context)
-      log_det += jnp.sum(step_log_dets, 0)
+    for steps, contexts in self._steps(context):
+      z, log_dets = steps.forward_and_log_det(z, *contexts)
+      log_det += jnp.sum(log_dets, 0)
     if not self.spec.split:
       return z, None, log_det
     z, latent, split_log_det = self.split.forward_and_log_det(z)
@@ -179,12 +183,9 @@ class Stage(nn.Module):
     if self.spec.split:
       z, split_log_det = self.split.inverse_and_log_det(z, latent)
       log_det += split_log_det
-    if self.spec.steps:
-      z, step_log_dets = self.steps.inverse_and_log_det(z, context)
-      log_det += jnp.sum(step_log_dets, 0)
-    for step in self.transitions[::-1]:
-      z, step_log_det = step.inverse_and_log_det(z)
-      log_det += step_log_det
+    for steps, contexts in self._steps(context)[::-1]:
+      z, log_dets = steps.inverse_and_log_det(z, *contexts)
+      log_det += jnp.sum(log_dets, 0)
     return unsqueeze(z, self.spec.squeeze), log_det
 
 

@@ -16,7 +16,11 @@ def repeated(layer: type[nn.Module], times: int, methods: Mapping[str, bool]) ->
   Returns:
     A class whose parameters, `xs` and `ys` are those of all layers, stacked along the first axis.
   """
-  each = {"variable_axes": {True: 0}, "split_rngs": {"params": True}, "length": times}
-  each["check_constancy_invariants"] = False  # of what all layers share, which is nothing
+  each = {
+    "variable_axes": {True: 0},
+    "split_rngs": {"params": True},
+    "length": times,
+    "check_constancy_invariants": False,  # of what layers share: nothing, and it traces all twice
+  }
   methods = {name: each | {"reverse": backwards} for name, backwards in methods.items()}
   return nn.scan(layer, methods=methods)

@@ -201,7 +201,7 @@ def test_the_image_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, 
   "path, index, named",
   [
     ("encoder/blocks/dense_blocks_1/convs_2/bias", 0, "encoder/blocks/0"),
-    ("flow/stages_1/transitions_0/actnorm/logs", 0, "flow/stages_1/transitions_0/actnorm"),
+    ("flow/stages_1/transitions/actnorm/logs", 0, "flow/stages_1/transitions/0/actnorm"),
     ("flow/stages_0/steps/coupling/net/last/conv/bias", 1, "flow/stages_0/steps/1/coupling/net"),
     ("flow/stages_0/split/prior/logs", 0, "flow/stages_0/split/prior"),
   ],

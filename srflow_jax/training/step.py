@@ -100,7 +100,7 @@ def _loss_and_gradients(
     return jax.tree.map(jnp.add, total, gradients), loss
 
   # A scan, since it makes sure of the memory: in straight-line code XLA computes the splits side by
-  # side. The price is paid on CPUs, where convolutions' weight gradients within a scan are slow.
+  # side.
   total, losses = jax.lax.scan(
     add, jax.tree.map(jnp.zeros_like, trained), split_images(images, splits)
   )

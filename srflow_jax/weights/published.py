@@ -123,7 +123,7 @@ def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
     index += stage.squeeze > 1
     for i in range(stage.transition_steps + stage.steps):
       layer = f"{FLOW_PREFIX}layers.{index}"
-      path = linear = ("flow", f"stages_{s}", f"transitions_{i}")
+      path = linear = ("flow", f"stages_{s}", "transitions", i)
       if i >= stage.transition_steps:
         path = ("flow", f"stages_{s}", "steps", i - stage.transition_steps)
         linear = (*path, "linear")
