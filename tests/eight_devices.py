@@ -8,13 +8,13 @@ import re
 
 import jax
 import numpy as np
-from test_training import micro_config
 
 from srflow_jax.building import build_model
 from srflow_jax.training.devices import data_mesh, put_batch, replicated
 from srflow_jax.training.diagnosis import make_diagnosis
 from srflow_jax.training.start import initial_state
 from srflow_jax.training.step import make_train_step
+from test_training import micro_config
 
 BATCH, STEPS = 16, 20
 

@@ -3,11 +3,11 @@ import functools
 import jax
 import numpy as np
 import pytest
-from models import random_params
 from PIL import Image
 
 import srflow_jax
 from configs import base
+from models import random_params
 from srflow_jax import api
 from srflow_jax.building import build_model
 from srflow_jax.errors import InputError

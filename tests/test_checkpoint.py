@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 import runs
 from models import random_params
-
 from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
 from srflow_jax.training import checkpoint

@@ -4,14 +4,14 @@ import dataclasses
 import json
 import pathlib
 
-import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import random_images, random_params, small_model
 
+import golden_weights
 from configs import tiny, x4_da
+from models import random_images, random_params, small_model
 from srflow_jax.building import abstract_params, build_model
 from srflow_jax.model import ComputeSpec
 from srflow_jax.training.step import create_state, make_train_step

@@ -11,8 +11,8 @@ import types
 import ml_collections
 import numpy as np
 import pytest
-from fakes import SCALE, FakeModel, fake_params
 
+from fakes import SCALE, FakeModel, fake_params
 from srflow_jax import evaluation, images, metrics
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, run, sheets

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from fakes import SCALE
 
+from fakes import SCALE
 from srflow_jax import images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.inputs import find_images, validation_folders

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
 
 from configs import base
+from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
 from srflow_jax import evaluation, metrics
 from srflow_jax.building import build_model, init_params
 from srflow_jax.errors import InputError

@@ -8,8 +8,8 @@ import time
 import jax
 import numpy as np
 import pytest
-import runs
 
+import runs
 from srflow_jax.training import checkpoint
 
 

@@ -6,9 +6,9 @@ import signal
 import jax
 import numpy as np
 import pytest
-import runs
 from jax.experimental.compilation_cache import compilation_cache
 
+import runs
 from srflow_jax.errors import InputError
 from srflow_jax.training import loop
 from srflow_jax.training.signals import SIGNALS, Interrupted

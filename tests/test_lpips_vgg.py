@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import SCALE, pair
 
+from fakes import SCALE, pair
 from srflow_jax import evaluation, lpips_vgg
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import report

@@ -6,14 +6,14 @@ import json
 import math
 import pathlib
 
-import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from models import VARIANTS, random_images, random_params, small_model
 
+import golden_weights
+from models import VARIANTS, random_images, random_params, small_model
 from srflow_jax.building import abstract_params, build_model, count_parameters, init_params
 from srflow_jax.errors import InputError
 from srflow_jax.model import pad_to, standard_normal_log_prob

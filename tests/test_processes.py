@@ -6,8 +6,8 @@ import signal
 import socket
 
 import pytest
-import runs
 
+import runs
 from srflow_jax.cli import INTERRUPTED, USAGE_ERROR
 
 STEPS = 6

@@ -2,8 +2,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from models import random_images, random_params, small_model
 
+from models import random_images, random_params, small_model
 from srflow_jax.flow import ConditionalStep, Stage
 from srflow_jax.repeated import repeated
 

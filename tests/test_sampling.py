@@ -3,8 +3,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from models import random_images, random_params, small_model
 
+from models import random_images, random_params, small_model
 from srflow_jax import planning, sampling
 from srflow_jax.errors import InputError
 from srflow_jax.flow import StageSpec

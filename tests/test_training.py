@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 
-import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 
+import golden_weights
+import runs
 from srflow_jax.building import build_model, init_params
 from srflow_jax.errors import InputError
 from srflow_jax.training import checkpoint

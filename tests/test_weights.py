@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from models import VARIANTS, random_params, small_model
-from test_weights_files import assert_equal_trees, rrdb_config, save
 
 from configs import rrdb_x4, workdir, x4_da, x4_da_realesrgan
+from models import VARIANTS, random_params, small_model
 from srflow_jax import evaluation, metrics
 from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
@@ -30,6 +29,7 @@ from srflow_jax.weights.encoders import starting_encoder
 from srflow_jax.weights.published import to_state_dict
 from srflow_jax.weights.recognise import published_taps, recognise
 from srflow_jax.weights.transfer import export_weights, import_weights
+from test_weights_files import assert_equal_trees, rrdb_config, save
 
 SHIPPED = [f"{scale}_{variant}" for scale in ("x4", "x8") for variant in VARIANTS]
 

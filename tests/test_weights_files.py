@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from models import random_params
 
+from models import random_params
 from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
 from srflow_jax.weights import files, ncnn, rrdb_names
