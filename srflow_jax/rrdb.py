@@ -38,6 +38,8 @@ class EncoderSpec:
 
   def __post_init__(self) -> None:
     object.__setattr__(self, "taps", tuple(self.taps))
+    if self.num_blocks < 1:
+      raise ValueError(f"encoder.num_blocks is {self.num_blocks}: it must be at least 1")
     if self.global_skip not in GLOBAL_SKIPS:
       raise ValueError(f"encoder.global_skip is {self.global_skip!r}: one of {GLOBAL_SKIPS}")
     if not all(0 <= tap < self.num_blocks for tap in self.taps):

@@ -294,3 +294,10 @@ def test_a_bad_model_is_refused_by_name(change, message):
   config = importlib.import_module("configs.tiny").get_config().model.to_dict()
   with pytest.raises(InputError, match=message):
     build_model(config | change)
+
+
+def test_an_encoder_without_blocks_is_refused():
+  config = importlib.import_module("configs.tiny").get_config().model.to_dict()
+  config["encoder"] |= {"num_blocks": 0, "taps": ()}
+  with pytest.raises(InputError, match="num_blocks is 0: it must be at least 1"):
+    build_model(config)
