@@ -32,7 +32,7 @@ from srflow_jax.data import make_train_iterator, photographs
 from srflow_jax.data.plan import SplitInputs
 from srflow_jax.data.prepare import prepare
 from srflow_jax.images import read_image, write_png
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.ops.resize import bicubic_resize
 
 _PHOTOS = flags.DEFINE_string("photos", "", "Folder of photographs; default: scikit-image's.")
 _IMAGES = flags.DEFINE_integer("images", 8, "2K images to make of them.")

@@ -40,11 +40,11 @@ from ml_collections import config_flags
 from benchmarks import flops
 from configs import x4_da, x8_da
 from srflow_jax import cli
-from srflow_jax.building import build_model, init_params
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model
-from srflow_jax.planning import Task, samples_of_program
-from srflow_jax.sampling import Sampler, Times
+from srflow_jax.model.building import build_model, init_params
+from srflow_jax.model.model import Model
+from srflow_jax.sampling.planning import Task, samples_of_program
+from srflow_jax.sampling.sampler import Sampler, Times
 from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
 from srflow_jax.training.step import create_state, make_train_step
 

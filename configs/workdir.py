@@ -6,7 +6,7 @@ from flax.traverse_util import flatten_dict
 
 from configs import base
 from srflow_jax.errors import InputError
-from srflow_jax.training.workdir import read_config
+from srflow_jax.runs import read_config
 
 
 def get_config(workdir):

@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises."""
+"""What ends a command early: a user's mistake, or a signal."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
   The message is one line that says what is wrong and where. The command line prints it alone, with
   no traceback, and exits with status 2 (`srflow_jax.cli`).
+  """
+
+
+class Interrupted(Exception):
+  """A signal ended a run before its last step; the message says what was saved.
+
+  The command line prints it alone and exits with status 75 (`srflow_jax.cli`).
   """

@@ -9,7 +9,7 @@ import re
 import jax
 import numpy as np
 
-from srflow_jax.building import build_model
+from srflow_jax.model.building import build_model
 from srflow_jax.training.devices import data_mesh, put_batch, replicated
 from srflow_jax.training.diagnosis import make_diagnosis
 from srflow_jax.training.start import initial_state

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from srflow_jax.building import abstract_params, build_model
-from srflow_jax.model import SRFlow
+from srflow_jax.model.building import abstract_params, build_model
+from srflow_jax.model.model import SRFlow
 
 VARIANTS = ("srflow", "da", "da_r", "da_s", "da_d")
 

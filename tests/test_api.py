@@ -9,14 +9,14 @@ import srflow_jax
 from configs import base
 from models import random_params
 from srflow_jax import api
-from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
-from srflow_jax.planning import Plan
-from srflow_jax.resize import bicubic_resize
-from srflow_jax.tiles import cut
+from srflow_jax.model.building import build_model
+from srflow_jax.ops.resize import bicubic_resize
+from srflow_jax.runs import write_config
+from srflow_jax.sampling.planning import Plan
+from srflow_jax.sampling.tiles import cut
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
-from srflow_jax.training.workdir import write_config
 
 SCALE = 4
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srflow_jax import bijectors
-from srflow_jax.bijectors import ActNorm, Coupling, Injector, InvertibleConv1x1, Split
-from srflow_jax.conditioners import ConditionerSpec
+from srflow_jax.model import bijectors
+from srflow_jax.model.bijectors import ActNorm, Coupling, Injector, InvertibleConv1x1, Split
+from srflow_jax.model.nets import ConditionerSpec
 
 SPEC = ConditionerSpec(width=5, num_hidden=2, hidden_kernel=3, residual_every=2, normalize=False)
 SHAPES = [(1, 4, 4, 4), (2, 3, 5, 5)]  # the second: odd sizes, an odd number of channels

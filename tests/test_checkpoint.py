@@ -14,11 +14,11 @@ import pytest
 
 import runs
 from models import random_params
-from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
+from srflow_jax.model.building import build_model
+from srflow_jax.runs import lock_workdir, write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import TrainState, create_state
-from srflow_jax.training.workdir import lock_workdir, write_config
 
 
 def state_of(step: int, size: int = 8) -> TrainState:
@@ -185,7 +185,7 @@ def test_the_best_of_runs_that_were_not_validated_is_refused(tmp_path):
 
 LOCKS = """
 import pathlib, sys, time
-from srflow_jax.training.workdir import lock_workdir
+from srflow_jax.runs import lock_workdir
 
 with lock_workdir(pathlib.Path(sys.argv[1])):
   print("locked", flush=True)

@@ -12,8 +12,8 @@ import pytest
 import golden_weights
 from configs import tiny, x4_da
 from models import random_images, random_params, small_model
-from srflow_jax.building import abstract_params, build_model
-from srflow_jax.model import ComputeSpec
+from srflow_jax.model.building import abstract_params, build_model
+from srflow_jax.model.model import ComputeSpec
 from srflow_jax.training.step import create_state, make_train_step
 from srflow_jax.weights import published
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srflow_jax.convolutions import (
+from srflow_jax.ops.convolutions import (
   conv,
   conv_upsampled,
   kernel_gradient,

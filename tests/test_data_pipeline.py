@@ -15,7 +15,7 @@ from srflow_jax.data import make_train_iterator, photographs, put_ahead, validat
 from srflow_jax.data.pairs import Pair, RandomPatch
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image, write_png
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.ops.resize import bicubic_resize
 
 
 @pytest.fixture

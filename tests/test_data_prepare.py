@@ -22,7 +22,7 @@ from srflow_jax.data.tiles import TileGrid
 from srflow_jax.data.verify import verify
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image, write_png
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.ops.resize import bicubic_resize
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from fakes import SCALE, FakeModel, fake_params
-from srflow_jax import evaluation, images, metrics
+from srflow_jax import evaluation, images
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import execution, run, sheets
+from srflow_jax.evaluation import execution, metrics, run, sheets
 
 
 @pytest.fixture

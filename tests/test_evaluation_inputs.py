@@ -7,7 +7,7 @@ from fakes import SCALE
 from srflow_jax import images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.inputs import find_images, validation_folders
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.ops.resize import bicubic_resize
 
 
 def test_hr_is_cropped_and_lr_made_from_the_crop(hr_dir):

@@ -10,8 +10,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from srflow_jax import evaluation, images, metrics
-from srflow_jax.evaluation import report
+from srflow_jax import evaluation, images
+from srflow_jax.evaluation import metrics, report
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.plots import plots

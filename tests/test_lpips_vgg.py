@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fakes import SCALE, pair
-from srflow_jax import evaluation, lpips_vgg
+from srflow_jax import evaluation
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import report
+from srflow_jax.evaluation import lpips_vgg, report
 
 
 class LPIPS(nn.Module):

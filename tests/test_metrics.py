@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from srflow_jax import metrics
+from srflow_jax.evaluation import metrics
 
 
 def test_golden_lpips(golden_metrics):

@@ -14,9 +14,9 @@ from flax.traverse_util import flatten_dict
 
 import golden_weights
 from models import VARIANTS, random_images, random_params, small_model
-from srflow_jax.building import abstract_params, build_model, count_parameters, init_params
 from srflow_jax.errors import InputError
-from srflow_jax.model import pad_to, standard_normal_log_prob
+from srflow_jax.model.building import abstract_params, build_model, count_parameters, init_params
+from srflow_jax.model.model import pad_to, standard_normal_log_prob
 from srflow_jax.weights import published
 
 DATA = pathlib.Path(__file__).parent / "data"

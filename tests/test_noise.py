@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from srflow_jax.noise import normal_field
+from srflow_jax.ops.noise import normal_field
 
 
 def draw(shape, top=0, left=0, seed=0):

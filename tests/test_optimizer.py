@@ -8,8 +8,8 @@ import pytest
 
 from configs import base
 from models import random_params, small_model
-from srflow_jax.building import abstract_params, build_model
 from srflow_jax.errors import InputError
+from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.training import diagnosis, optimizer
 from srflow_jax.training.diagnosis import Places, make_diagnosis
 from srflow_jax.training.step import create_state, make_train_step

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import random_images, random_params, small_model
-from srflow_jax.flow import ConditionalStep, Stage
-from srflow_jax.repeated import repeated
+from srflow_jax.model.flow import ConditionalStep, Stage
+from srflow_jax.ops.repeated import repeated
 
 
 class Layer(nn.Module):

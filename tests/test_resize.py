@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from srflow_jax import resize
+from srflow_jax.ops import resize
 
 FACTORS = [n for whole in (2, 3, 4, 8, 16) for n in (whole, 1 / whole)]
 

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from models import random_images, random_params, small_model
-from srflow_jax import planning, sampling
 from srflow_jax.errors import InputError
-from srflow_jax.flow import StageSpec
-from srflow_jax.model import pad_to
-from srflow_jax.planning import Plan, Task
-from srflow_jax.sampling import Sampler
-from srflow_jax.tiles import cut
+from srflow_jax.model.flow import StageSpec
+from srflow_jax.model.model import pad_to
+from srflow_jax.sampling import planning
+from srflow_jax.sampling import sampler as sampling
+from srflow_jax.sampling.planning import Plan, Task
+from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.tiles import cut
 
 TASK = Task(("draw",))
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from srflow_jax.tiles import cut, smallest_tile, spans, tiling
+from srflow_jax.sampling.tiles import cut, smallest_tile, spans, tiling
 
 
 @pytest.mark.parametrize(

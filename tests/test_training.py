@@ -14,8 +14,8 @@ import pytest
 
 import golden_weights
 import runs
-from srflow_jax.building import build_model, init_params
 from srflow_jax.errors import InputError
+from srflow_jax.model.building import build_model, init_params
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule

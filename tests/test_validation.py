@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from models import random_params
-from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import Settings, Trained, evaluate_image
 from srflow_jax.evaluation.report import Row, averages
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.model.building import build_model
+from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.training.validation import NUM_PICTURES, NUM_SAMPLES, Validation
 from test_training import micro_config
 

@@ -13,16 +13,17 @@ import pytest
 
 from configs import rrdb_x4, workdir, x4_da, x4_da_realesrgan
 from models import VARIANTS, random_params, small_model
-from srflow_jax import evaluation, metrics
-from srflow_jax.building import build_model
+from srflow_jax import evaluation
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation import metrics
 from srflow_jax.images import read_image
-from srflow_jax.resize import bicubic_resize
-from srflow_jax.sampling import Sampler
+from srflow_jax.model.building import build_model
+from srflow_jax.ops.resize import bicubic_resize
+from srflow_jax.runs import config_differences, write_config
+from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
-from srflow_jax.training.workdir import config_differences, write_config
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from srflow_jax.weights.encoders import starting_encoder

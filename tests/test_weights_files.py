@@ -12,8 +12,8 @@ import pytest
 import safetensors.numpy
 
 from models import random_params
-from srflow_jax.building import build_model
 from srflow_jax.errors import InputError
+from srflow_jax.model.building import build_model
 from srflow_jax.weights import files, ncnn, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from srflow_jax.weights.published import to_state_dict

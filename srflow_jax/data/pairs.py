@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.resize import bicubic_window
+from srflow_jax.ops.resize import bicubic_window
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from array_record.python import array_record_module
 from srflow_jax.data.archives import ImageFile
 from srflow_jax.data.folders import check_lr_size
 from srflow_jax.errors import InputError
-from srflow_jax.resize import bicubic_resize
+from srflow_jax.ops.resize import bicubic_resize
 
 DATASET_NAME = "super_resolution_tiles"
 

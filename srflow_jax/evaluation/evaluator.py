@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from srflow_jax import lpips, lpips_vgg, metrics
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation import lpips, lpips_vgg, metrics
 from srflow_jax.evaluation.systems import System, Work
-from srflow_jax.sampling import Density, Times
+from srflow_jax.sampling.sampler import Density, Times
 
 # Bytes a pixel of HR that measuring takes beside the samples: making 8 bits of floats, noise for
 # the likelihood, LPIPS' maps, the sheet; none at the same time.

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from srflow_jax import metrics
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import plots, report, sheets
+from srflow_jax.evaluation import metrics, plots, report, sheets
 from srflow_jax.evaluation.evaluator import Settings, evaluate_temperatures, work_on
 from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.latex import latex_table

@@ -10,9 +10,9 @@ import numpy as np
 from srflow_jax.data.folders import check_lr_size, match_names, photographs
 from srflow_jax.data.records import INFO_FILE
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation.lpips import MIN_SIZE
+from srflow_jax.evaluation.metrics import CROP_MULTIPLE, shrunk
 from srflow_jax.images import check_images, read_image
-from srflow_jax.lpips import MIN_SIZE
-from srflow_jax.metrics import CROP_MULTIPLE, shrunk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.evaluator import Scores
 from srflow_jax.evaluation.inputs import EvalImage
+from srflow_jax.evaluation.metrics import LpipsScores
 from srflow_jax.evaluation.report import Row
-from srflow_jax.metrics import LpipsScores
 
 FILE = "progress.jsonl"
 

@@ -10,20 +10,20 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from srflow_jax import lpips_vgg
-from srflow_jax.building import count_parameters
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation import lpips_vgg
 from srflow_jax.evaluation.evaluator import Settings
 from srflow_jax.evaluation.execution import Entry, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.systems import Bicubic, Trained
-from srflow_jax.sampling import Sampler
+from srflow_jax.model.building import count_parameters
+from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.training.checkpoint import load_run
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """How much memory may be used, and how tiles overlap; see `srflow_jax.sampling.Sampler`."""
+  """How much memory may be used, and how tiles overlap; see `sampling.sampler.Sampler`."""
 
   max_memory_gb: float = 0.0
   tile_overlap: int | None = None

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from srflow_jax.building import count_parameters
-from srflow_jax.model import SuperResolver
-from srflow_jax.planning import Task
-from srflow_jax.resize import bicubic_window
-from srflow_jax.sampling import Density, Prepared, Sampler, Times
-from srflow_jax.tiles import Window
+from srflow_jax.model.building import count_parameters
+from srflow_jax.model.model import SuperResolver
+from srflow_jax.ops.resize import bicubic_window
+from srflow_jax.sampling.planning import Task
+from srflow_jax.sampling.sampler import Density, Prepared, Sampler, Times
+from srflow_jax.sampling.tiles import Window
 
 # A part of a sample: the sample's number, rows and columns, and the pixels there, uint8 or floats
 # nominally in [0, 1].

@@ -19,11 +19,11 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from srflow_jax.building import abstract_params, build_model
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow
+from srflow_jax.model.building import abstract_params, build_model
+from srflow_jax.model.model import SRFlow
+from srflow_jax.runs import read_config
 from srflow_jax.training.step import TrainState
-from srflow_jax.training.workdir import read_config
 
 _LOSS = "validation_loss"  # its name in a checkpoint
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srflow_jax.model import Model
+from srflow_jax.model.model import Model
 from srflow_jax.training.optimizer import global_norm
 from srflow_jax.training.step import split_images, to_training_images
 
@@ -32,7 +32,7 @@ class Places:
   Attributes:
     not_finite: bool `[N]`, whether one of the place's values is not finite.
     names: of the places.
-    repeated: the paths of layers that are several in a row (`srflow_jax.repeated`).
+    repeated: the paths of layers that are several in a row (`srflow_jax.ops.repeated`).
   """
 
   not_finite: Array

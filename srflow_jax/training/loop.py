@@ -14,17 +14,17 @@ import tqdm
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
-from srflow_jax.building import abstract_params, build_model, count_parameters
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
-from srflow_jax.errors import InputError
-from srflow_jax.model import Model
+from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.model.building import abstract_params, build_model, count_parameters
+from srflow_jax.model.model import Model
+from srflow_jax.runs import check_config, lock_workdir, write_config
 from srflow_jax.training import checkpoint, devices, distributed, start
 from srflow_jax.training.diagnosis import Places, make_diagnosis
 from srflow_jax.training.events import event_writer
-from srflow_jax.training.signals import Interrupted, StopRequest
+from srflow_jax.training.signals import StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
-from srflow_jax.training.workdir import check_config, lock_workdir, write_config
 from srflow_jax.weights.encoders import starting_encoder
 
 Metrics = dict[str, Any]

@@ -17,10 +17,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STEPS_BEHIND = 4
 
 
-class Interrupted(Exception):
-  """A signal ended the run before its last step; the message says what was saved."""
-
-
 class StopRequest:
   """Whether the run has been asked to stop, in all of its processes alike.
 

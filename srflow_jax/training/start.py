@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srflow_jax.building import init_params
 from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model
+from srflow_jax.model.building import init_params
+from srflow_jax.model.model import Model
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
 

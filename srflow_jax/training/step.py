@@ -8,7 +8,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.model import Model
+from srflow_jax.model.model import Model
 from srflow_jax.training import optimizer
 
 Array = jax.Array

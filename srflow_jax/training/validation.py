@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from srflow_jax.building import abstract_params
 from srflow_jax.evaluation import NotFiniteError, Settings, Trained, evaluate_image
 from srflow_jax.evaluation.evaluator import work_on
 from srflow_jax.evaluation.report import Row, averages
-from srflow_jax.model import Model
-from srflow_jax.planning import Plan
-from srflow_jax.resize import bicubic_resize
-from srflow_jax.sampling import Sampler
-from srflow_jax.tiles import cut
+from srflow_jax.model.building import abstract_params
+from srflow_jax.model.model import Model
+from srflow_jax.ops.resize import bicubic_resize
+from srflow_jax.sampling.planning import Plan
+from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.tiles import cut
 from srflow_jax.training.step import to_training_images
 
 Array = jax.Array

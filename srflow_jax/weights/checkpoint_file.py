@@ -10,12 +10,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from srflow_jax.building import build_model
 from srflow_jax.data.folders import photographs
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
-from srflow_jax.resize import bicubic_resize
-from srflow_jax.rrdb import GLOBAL_SKIPS
+from srflow_jax.model.building import build_model
+from srflow_jax.model.encoders import GLOBAL_SKIPS
+from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.weights import files
 from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict
 from srflow_jax.weights.recognise import ModelConfig, published_taps, recognise

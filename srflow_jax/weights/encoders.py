@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model
+from srflow_jax.model.model import Model
 from srflow_jax.training.checkpoint import load_run
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from srflow_jax.building import abstract_params
-from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model, SRFlow
+from srflow_jax.model.building import abstract_params
+from srflow_jax.model.model import Model, SRFlow
+from srflow_jax.model.nets import ConditionerSpec
 from srflow_jax.weights.rrdb_names import SRFLOW, Path, RRDBNames
 
 FLOW_PREFIX = "flowUpsamplerNet."
@@ -28,7 +28,7 @@ class Tensor:
 
   Attributes:
     path: keys into our tree of parameters. A number among them is that of a layer whose parameters
-      are stacked with its equals' along the first axis (`srflow_jax.repeated`).
+      are stacked with its equals' along the first axis (`srflow_jax.ops.repeated`).
     name: name in the published state dict.
     layout: "kernel" (`[O, I, k, k]`), "matrix" and "vector" (as ours), "map" (`[1, C, 1, 1]`) or
       "scale" (`[C, 1, 1]`).

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from srflow_jax.building import count_parameters
 from srflow_jax.errors import InputError
-from srflow_jax.model import SRFlow
+from srflow_jax.model.building import count_parameters
+from srflow_jax.model.model import SRFlow
+from srflow_jax.runs import write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
-from srflow_jax.training.workdir import write_config
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 from srflow_jax.weights.published import to_state_dict

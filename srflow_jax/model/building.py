@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.conditioners import ConditionerSpec
 from srflow_jax.errors import InputError
-from srflow_jax.flow import StageSpec
-from srflow_jax.model import ComputeSpec, Model, SRFlow, SuperResolver
-from srflow_jax.rrdb import EncoderSpec
+from srflow_jax.model.encoders import EncoderSpec
+from srflow_jax.model.flow import StageSpec
+from srflow_jax.model.model import ComputeSpec, Model, SRFlow, SuperResolver
+from srflow_jax.model.nets import ConditionerSpec
 
 Array = jax.Array
 

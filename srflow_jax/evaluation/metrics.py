@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from srflow_jax.lpips import lpips_maps
-from srflow_jax.resize import bicubic_window, output_size
+from srflow_jax.evaluation.lpips import lpips_maps
+from srflow_jax.ops.resize import bicubic_window, output_size
 
 PROTOCOL = "ntire21"
 PROTOCOL_VERSION = 1  # raised whenever a definition here changes a value

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from srflow_jax.errors import InputError
-from srflow_jax.model import Model, SuperResolver
-from srflow_jax.tiles import Tiling, smallest_tile, tiling
+from srflow_jax.model.model import Model, SuperResolver
+from srflow_jax.sampling.tiles import Tiling, smallest_tile, tiling
 
 Size = tuple[int, int]  # height and width in LR pixels
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.bijectors import (
+from srflow_jax.model.bijectors import (
   ActNorm,
   Coupling,
   Injector,
@@ -18,9 +18,9 @@ from srflow_jax.bijectors import (
   squeeze,
   unsqueeze,
 )
-from srflow_jax.conditioners import ConditionerSpec
-from srflow_jax.repeated import repeated
-from srflow_jax.rrdb import Features
+from srflow_jax.model.encoders import Features
+from srflow_jax.model.nets import ConditionerSpec
+from srflow_jax.ops.repeated import repeated
 
 Array = jax.Array
 Latents = tuple[Array, ...]

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.conditioners import Conditioner, ConditionerSpec, ZeroConv, actnorm_params
+from srflow_jax.model.nets import Conditioner, ConditionerSpec, ZeroConv, actnorm_params
 
 Array = jax.Array
 

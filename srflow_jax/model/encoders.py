@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.convolutions import Conv, conv, conv_upsampled, normal_init, upsample_nearest
-from srflow_jax.repeated import repeated
+from srflow_jax.ops.convolutions import Conv, conv, conv_upsampled, normal_init, upsample_nearest
+from srflow_jax.ops.repeated import repeated
 
 Array = jax.Array
 

@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.conditioners import ConditionerSpec
-from srflow_jax.flow import ConditionalFlow, Latents, StageContext, StageSpec
-from srflow_jax.noise import normal_field
-from srflow_jax.rrdb import Encoder, EncoderSpec
+from srflow_jax.model.encoders import Encoder, EncoderSpec
+from srflow_jax.model.flow import ConditionalFlow, Latents, StageContext, StageSpec
+from srflow_jax.model.nets import ConditionerSpec
+from srflow_jax.ops.noise import normal_field
 
 Array = jax.Array
 Origin = tuple[int | Array, int | Array]  # row and column of an LR pixel

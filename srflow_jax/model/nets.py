@@ -3,7 +3,7 @@
 A net's input is `[a, u]`: channels a of the flow, which every sample changes, and features u of the
 LR image, which no sample changes. The first convolution is linear, so it is the sum of one over a
 and one over u; its kernel is a single parameter, `[k, k, a + u, width]`, and the half over u is
-computed once for an LR image, by whoever holds the features (`srflow_jax.flow`).
+computed once for an LR image, by whoever holds the features (`srflow_jax.model.flow`).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.convolutions import Conv, conv, normal_init, relu
+from srflow_jax.ops.convolutions import Conv, conv, normal_init, relu
 
 Array = jax.Array
 

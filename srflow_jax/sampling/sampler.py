@@ -1,6 +1,6 @@
 """Samples, latents and densities of images of any size, whole or tile by tile within a budget.
 
-Tiles share the noise of the whole image (`srflow_jax.noise`), and the context of a tile serves all
+Tiles share the noise of the whole image (`ops.noise`), and the context of a tile serves all
 samples. A tile differs from the same part of the whole image only by what its network does not see
 beyond the overlap; a tiled density leaves out what tiles have twice (`tiles.signed_windows`).
 """
@@ -16,9 +16,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from srflow_jax.model import Model
-from srflow_jax.planning import Plan, Planner, Programs, Task, num_bytes, samples_of_program
-from srflow_jax.tiles import Span, Window
+from srflow_jax.model.model import Model
+from srflow_jax.sampling.planning import (
+  Plan,
+  Planner,
+  Programs,
+  Task,
+  num_bytes,
+  samples_of_program,
+)
+from srflow_jax.sampling.tiles import Span, Window
 
 Latents = tuple[np.ndarray, ...]
 

