@@ -42,6 +42,7 @@ from configs import x4_da, x8_da
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
+from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.planning import Task, samples_of_program
 from srflow_jax.sampling.sampler import Sampler, Times
@@ -147,7 +148,7 @@ def _random_params(model: Model) -> dict[str, Any]:
   rng = np.random.default_rng(0)
   lr = rng.random((1, size, size, 3), np.float32)
   hr = rng.random((1, size * model.scale, size * model.scale, 3), np.float32)
-  return init_params(model, jax.random.key(0), hr, lr)
+  return init_params(model, jax.random.key(0), hr, Given(lr))
 
 
 def _baseline_command(config: Any) -> list[str]:

@@ -14,7 +14,7 @@ from srflow_jax import cli
 from srflow_jax.data.folders import photographs
 from srflow_jax.images import read_image
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.sampling.planning import Plan, Task, default_overlap
+from srflow_jax.sampling.planning import Plan, Task
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 from srflow_jax.training.checkpoint import load_run
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
   del argv
   run = load_run(_WORKDIR.value)
   scale, multiple = run.model.scale, run.model.lr_multiple
-  print(f"default overlap: {default_overlap(run.model)}")
+  print(f"default overlap: {run.model.tile_overlap}")
   for name, path in photographs(_HR_DIR.value, "validation"):
     hr = read_image(path)
     sides = [side // (scale * multiple) * multiple for side in hr.shape[:2]]

@@ -53,7 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
   data.val_patches = 24  # fixed validation patches, rounded down to whole batches, at least one
   data.flips = True  # horizontal, at random
   data.rotations = False  # by 0, 90, 180 or 270 degrees, at random
-  data.noise_std = 4 / 3**0.5  # Gaussian noise added to HR in training, in grey levels of 255
+  # Noise in training, a kind of `srflow_jax/model/noises.py`, and its size in grey levels of 255.
+  data.noise = ml_collections.ConfigDict({"kind": "gaussian", "std": 4 / 3**0.5})
   data.num_workers = 0  # processes that read ahead; 0: threads of this one
   data.cache_mb = 1024  # memory for decoded images, all workers together
 

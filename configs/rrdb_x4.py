@@ -10,7 +10,7 @@ def get_config():
   with config.unlocked():
     del config.model.conditioner
   config.data.batch_size = 16
-  config.data.noise_std = 0.0
+  config.data.noise.std = 0.0
   config.optim.b2 = 0.99
   config.optim.decay_at = ()
   config.optim.cosine_cycles = 4

@@ -17,7 +17,7 @@ def get_config():
   )
   config.data.hr_patch = 64
   config.data.batch_size = 8
-  config.data.noise_std = 3.0
+  config.data.noise.std = 3.0
   config.optim.learning_rate = 1e-3
   config.num_train_steps = 800
   config.log_every_steps = 20

@@ -14,5 +14,5 @@ def get_config():
     {"squeeze": 2, "transition_steps": 2, "steps": 16, "split": False},
   )
   config.optim.learning_rate = 2.5e-4
-  config.data.noise_std = 0.0
+  config.data.noise.std = 0.0
   return config

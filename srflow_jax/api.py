@@ -9,7 +9,6 @@ from PIL import Image
 
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.metrics import to_uint8
-from srflow_jax.model.model import SRFlow
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.planning import Task
 from srflow_jax.sampling.sampler import Prepared, Sampler
@@ -142,7 +141,7 @@ class SuperResolution:
     return self._sampler.density(*self._pair(hr, lr)).log_prob
 
   def _prepare(self, lr: np.ndarray, method: str) -> Prepared:
-    if not isinstance(self._model, SRFlow):
+    if not self._model.stochastic:
       raise InputError("this run's model is an encoder alone: it has neither latents nor a density")
     # On the host: HR, padded, and the latents, which have as many numbers.
     reserved = 3 * 4 * 3 * self.scale**2 * lr.shape[0] * lr.shape[1]

@@ -18,6 +18,8 @@ import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+import ml_collections
+
 from srflow_jax.errors import InputError
 
 T = TypeVar("T")
@@ -89,6 +91,8 @@ def as_mapping(values: Any, where: str) -> Mapping[str, Any]:
   Raises:
     InputError: it is no mapping from names, and `where` is named.
   """
+  if isinstance(values, ml_collections.ConfigDict):
+    values = values.to_dict()
   if not isinstance(values, Mapping):
     raise InputError(f"{where} is {_shown(values)}: it must be a block of fields")
   if others := [key for key in values if not isinstance(key, str)]:

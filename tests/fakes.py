@@ -1,12 +1,13 @@
 """A stand-in flow whose density is known, and photographs to evaluate it on."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from srflow_jax import images
-from srflow_jax.model.encoders import EncoderSpec
 from srflow_jax.model.model import Context, DensityParts
 from srflow_jax.ops.resize import bicubic_resize
 
@@ -31,30 +32,31 @@ class FakeModel(nn.Module):
 
   scale: int = SCALE
   lr_multiple: int = 1
-  encoder_spec: EncoderSpec = EncoderSpec(1, 1, 1, (), "last_block")
+  tile_overlap: int = 12
+  stochastic: ClassVar[bool] = True
 
   def setup(self):
     self.flow = Offset()
 
-  def condition(self, lr):
-    mean = lr.repeat(SCALE, 1).repeat(SCALE, 2) + self.flow()
-    return Context(mean, hr_size=mean.shape[1:3], padded_size=mean.shape[1:3])
+  def condition(self, given):
+    mean = given.lr.repeat(SCALE, 1).repeat(SCALE, 2) + self.flow()
+    return Context((), mean, len(mean), hr_size=mean.shape[1:3], padded_size=mean.shape[1:3])
 
   def density_parts(self, hr, context):
-    z = (hr - context.stages) / SIGMA
+    z = (hr - context.base) / SIGMA
     log_det = -hr[0].size * jnp.log(SIGMA)[None]
     return DensityParts((log_det,), (jnp.sum(jax.scipy.stats.norm.logpdf(z), (1, 2, 3)),), (z,))
 
   def inverse_and_log_det(self, latents, context):
-    return context.stages + SIGMA * latents[0], None
+    return context.base + SIGMA * latents[0], None
 
   def latents_at(self, key, context, temperature, origin=(0, 0)):
-    return (temperature * jax.random.normal(key, context.stages.shape),)
+    return (temperature * jax.random.normal(key, context.base.shape),)
 
   def sample_from_context(self, key, context, temperature, num_samples, first, origin):
     keys = [jax.random.fold_in(key, first + i) for i in range(num_samples)]
-    noise = jnp.stack([jax.random.normal(key, context.stages.shape) for key in keys])
-    return context.stages + SIGMA * temperature * noise
+    noise = jnp.stack([jax.random.normal(key, context.base.shape) for key in keys])
+    return context.base + SIGMA * temperature * noise
 
 
 def write_hr(folder):

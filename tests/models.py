@@ -8,6 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.model.building import abstract_params, build_model
+from srflow_jax.model.features import Given
 from srflow_jax.model.model import SRFlow
 
 VARIANTS = ("srflow", "da", "da_r", "da_s", "da_d")
@@ -31,7 +32,7 @@ def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
 
   def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     noise = rng.standard_normal(shape)
-    if path[-2] == "conv1x1":
+    if path[-2:] == ("matrix", "kernel"):
       rotation = np.linalg.qr(noise)[0]
       return rotation + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[-1])
     if path[-1] in ("bias", "logs"):
@@ -45,11 +46,11 @@ def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
 
 
 def random_images(model: SRFlow, lr_size: tuple[int, int], batch: int = 1, dtype=np.float64):
-  """A random pair (hr, lr) of LR size (height, width)."""
+  """A random HR image of LR size (height, width), and what a model is told of it."""
   rng = np.random.default_rng(1)
   height, width = lr_size
   hr = rng.uniform(size=(batch, height * model.scale, width * model.scale, 3))
-  return hr.astype(dtype), rng.uniform(size=(batch, height, width, 3)).astype(dtype)
+  return hr.astype(dtype), Given(rng.uniform(size=(batch, height, width, 3)).astype(dtype))
 
 
 def bound(model: SRFlow, params):

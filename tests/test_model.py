@@ -16,7 +16,7 @@ import golden_weights
 from models import VARIANTS, random_images, random_params, small_model
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import abstract_params, build_model, count_parameters, init_params
-from srflow_jax.model.model import pad_to, standard_normal_log_prob
+from srflow_jax.model.features import Given, pad_to
 from srflow_jax.weights import published
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -83,19 +83,21 @@ def test_golden_case(case, request):
     def call(*args, method):
       return model.apply({"params": params}, *args, method=method)
 
-    context = call(data["lr"], method="condition")
-    latents, log_det = call(data["gt"], context, method="forward_and_log_det")
+    given = Given(data["lr"])
+    context = call(given, method="condition")
+    parts = call(data["gt"], context, method="density_parts")
+    latents = parts.latents
     drawn = tuple(data[f"sr_latent{i}"] for i in range(len(latents)))
     sr, inverse_log_det = call(drawn, context, method="inverse_and_log_det")
     zeros = jax.tree.map(jnp.zeros_like, latents)
     maps = {f"latent{i}": latent for i, latent in enumerate(latents)} | {
       "sr": sr,
       "sr_tau0": call(zeros, context, method="inverse_and_log_det")[0],
-      "rrdb_out": call(data["lr"], method="super_resolve"),
-      "last_lr_feature": call(data["lr"], method=lambda m, lr: m.encoder.trunk(lr)[0]),
+      "rrdb_out": call(given, method="super_resolve"),
+      "last_lr_feature": call(given, method=lambda m, given: m.encoder.trunk(given)[0]),
     }
-    log_prob = log_det + standard_normal_log_prob(latents)
-    sums = {"log_det": log_det, "log_prob": log_prob, "sr_inverse_log_det": inverse_log_det}
+    sums = {"log_det": sum(parts.log_dets), "log_prob": parts.log_prob}
+    sums["sr_inverse_log_det"] = inverse_log_det
     return maps, sums
 
   maps, sums = everything(params)
@@ -129,7 +131,8 @@ def flow(request, float64):
   hr, lr = random_images(model, lr_size=(3, 2) if request.param[:2] == "x4" else (2, 2))
 
   def forward(params, hr, context):
-    return model.apply({"params": params}, hr, context, method="forward_and_log_det")
+    parts = model.apply({"params": params}, hr, context, method="density_parts")
+    return parts.latents, sum(parts.log_dets)
 
   @jax.jit
   def everything(params, hr, lr):
@@ -170,8 +173,8 @@ def test_every_parameter_gets_a_gradient(flow):
   @jax.jit
   @jax.grad
   def gradient(params):
-    log_prob, sr = model.apply({"params": params}, hr, lr, method="every_layer")
-    return jnp.sum(log_prob) + jnp.sum(sr**2)
+    loss, sr = model.apply({"params": params}, hr, lr, method="every_layer")
+    return jnp.sum(loss) + jnp.sum(sr**2)
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params)):
     assert np.all(np.isfinite(leaf)) and np.any(leaf != 0), jax.tree_util.keystr(path)
@@ -200,7 +203,7 @@ def test_any_image_size(small, size):
   model, call = small
   hr, lr = random_images(model, size, dtype=np.float32)
   context = call("condition", lr)
-  latents, _ = call("forward_and_log_det", hr, context)
+  latents = call("density_parts", hr, context).latents
   assert [z.shape for z in latents] == [
     z.shape for z in call("latents_at", jax.random.key(0), context, 1.0)
   ]
@@ -211,7 +214,7 @@ def test_wrong_hr_size_is_refused(small):
   model, call = small
   hr, lr = random_images(model, (4, 4), dtype=np.float32)
   with pytest.raises(ValueError, match="its LR image asks for"):
-    call("forward_and_log_det", hr[:, :-4], call("condition", lr))
+    call("density_parts", hr[:, :-4], call("condition", lr))
 
 
 def test_samples_do_not_depend_on_how_they_are_batched(small):
@@ -235,10 +238,10 @@ def test_noise_of_a_tile_is_the_image_s_there(small):
   _, lr = random_images(model, (4 * multiple, 6 * multiple), dtype=np.float32)
   whole = call("latents_at", jax.random.key(0), call("condition", lr), 0.8)
   top, left = 2 * multiple, 3 * multiple
-  tile = call("condition", lr[:, top : top + multiple, left:])
+  tile = call("condition", Given(lr.lr[:, top : top + multiple, left:]))
   tile = call("latents_at", jax.random.key(0), tile, 0.8, (top, left))
   for window, latent in zip(tile, whole, strict=True):
-    down = lr.shape[1] * model.scale / latent.shape[1]
+    down = lr.lr.shape[1] * model.scale / latent.shape[1]
     row, column = (int(side * model.scale / down) for side in (top, left))
     np.testing.assert_array_equal(window, latent[:, row : row + window.shape[1], column:])
 
@@ -249,7 +252,7 @@ def test_samples_follow_the_density(small):
   _, lr = random_images(model, (8, 8), batch=2, dtype=np.float32)
   context = call("condition", lr)
   hr = call("sample_from_context", jax.random.key(0), context, 1.0, 1)[0]
-  latents, _ = call("forward_and_log_det", hr, context)
+  latents = call("density_parts", hr, context).latents
   values = np.concatenate([z.ravel() for z in latents])
   assert abs(values.mean()) < 5 / values.size**0.5 and abs(values.std() - 1) < 5 / values.size**0.5
 
@@ -257,16 +260,15 @@ def test_samples_follow_the_density(small):
 @pytest.mark.parametrize("scale, squeezes", [(2, (2, 2)), (16, (2, 2, 2, 2))])
 def test_scales_without_a_published_model(scale, squeezes):
   model = small_model("x4_da")
-  model = model.clone(encoder_spec=dataclasses.replace(model.encoder_spec, taps=()))
-  stages = tuple(
-    model.stage_specs[0].__class__(s, 1, 1, split=i < len(squeezes) - 1)
-    for i, s in enumerate(squeezes)
-  )
-  model = model.clone(scale=scale, stage_specs=stages)
+  first, last = model.stage_specs
+  stages = [dataclasses.replace(first, squeeze=s, transition_steps=1, steps=1) for s in squeezes]
+  stages[-1] = dataclasses.replace(stages[-1], split=False, prior=last.prior)
+  encoder = model.encoder_part.replace(taps=())
+  model = model.clone(scale=scale, encoder_part=encoder, stage_specs=tuple(stages))
   hr, lr = random_images(model, (3, 5), dtype=np.float32)
   params = init_params(model, jax.random.key(0), hr, lr)
   context = model.apply({"params": params}, lr, method="condition")
-  latents, _ = model.apply({"params": params}, hr, context, method="forward_and_log_det")
+  latents = model.apply({"params": params}, hr, context, method="density_parts").latents
   back, _ = model.apply({"params": params}, latents, context, method="inverse_and_log_det")
   np.testing.assert_allclose(back, hr, atol=1e-4)
 

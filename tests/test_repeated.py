@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import random_images, random_params, small_model
-from srflow_jax.model.flow import ConditionalStep, Stage
+from srflow_jax.model.flow import Stage, Step
 from srflow_jax.ops.repeated import repeated
 
 
@@ -31,11 +31,11 @@ def test_a_stage_is_its_steps_one_after_the_other():
     model = small_model("x4_srflow")
     params = random_params(model)
     _, lr = random_images(model, (4, 4))
-    context = model.apply({"params": params}, lr, method="condition").stages[0]
+    context = model.apply({"params": params}, lr, method="condition").stages[0].steps
     params = params["flow"]["stages_0"]
     spec = model.stage_specs[0]
-    widths = model.conditioner_spec, model.encoder_spec.feature_channels
-    stage, step = Stage(spec, 3, *widths), ConditionalStep(12, *widths)
+    width = model.encoder_part.unbound(scale=4).feature_channels
+    stage, step = Stage(spec, 3, width, is_last=False), Step(spec.step, 12, width)
     z = jnp.asarray(np.random.default_rng(0).standard_normal((1, 8, 8, 12)))
 
     def scanned(params, z, method):

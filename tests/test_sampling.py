@@ -6,8 +6,7 @@ import pytest
 
 from models import random_images, random_params, small_model
 from srflow_jax.errors import InputError
-from srflow_jax.model.flow import StageSpec
-from srflow_jax.model.model import pad_to
+from srflow_jax.model.features import pad_to
 from srflow_jax.sampling import planning
 from srflow_jax.sampling import sampler as sampling
 from srflow_jax.sampling.planning import Plan, Task
@@ -29,7 +28,7 @@ def flow():
 @pytest.fixture(scope="module")
 def pair(flow):
   hr, lr = random_images(flow[0], (15, 47), dtype=np.float32)  # odd sides are padded
-  return hr[0], lr[0]
+  return hr[0], lr.lr[0]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,9 @@ def test_times_are_of_contexts_and_samples(whole, pair):
 def micro(flow, monkeypatch):
   """One step, on a machine whose programs themselves take no memory."""
   monkeypatch.setattr(planning, "_PROCESS_BYTES", 0)
-  model = flow[0].clone(stage_specs=(StageSpec(8, 0, 1, split=False),))
+  last = flow[0].stage_specs[-1]
+  stage = dataclasses.replace(last, squeeze=8, transition_steps=0, steps=1)
+  model = flow[0].clone(stage_specs=(stage,))
   return model, random_params(model, dtype=np.float32)
 
 

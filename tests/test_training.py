@@ -51,7 +51,7 @@ def test_published_training_run():
   meta = json.loads((DATA / "da_x4.json").read_text())
   arrays = np.load(DATA / "da_x4.npz")
   config = load_config("x4_da")
-  config.data.noise_std = 0.0
+  config.data.noise.std = 0.0
   config.optim.learning_rate = 1e-4
   model = build_model(config.model)
   state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])

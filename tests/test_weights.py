@@ -40,9 +40,8 @@ def small_config(name: str) -> ml_collections.ConfigDict:
   config = importlib.import_module(f"configs.{name}").get_config()
   model = small_model(name)
   config.model.encoder.update(width=4, growth=3, num_blocks=2, taps=(0, 1))
-  config.model.conditioner.update(
-    width=model.conditioner_spec.width, num_hidden=model.conditioner_spec.num_hidden
-  )
+  net = model.stage_specs[0].step[-1].get("net")
+  config.model.conditioner.update(width=net.get("width"), num_hidden=net.get("num_hidden"))
   config.model.stages = tuple(
     stage | {"steps": spec.steps}
     for stage, spec in zip(config.model.stages, model.stage_specs, strict=True)

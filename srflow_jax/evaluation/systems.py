@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from srflow_jax.model.building import count_parameters
-from srflow_jax.model.model import SuperResolver
 from srflow_jax.ops.resize import bicubic_window
 from srflow_jax.sampling.planning import Task
 from srflow_jax.sampling.sampler import Density, Prepared, Sampler, Times
@@ -117,7 +116,7 @@ class Trained:
     """
     self.name = name
     self.scale = sampler.model.scale
-    self.stochastic = not isinstance(sampler.model, SuperResolver)
+    self.stochastic = sampler.model.stochastic
     params = sampler.variables["params"]
     # As in the published tables, a flow's encoder is not counted.
     self.num_params = count_parameters(params["flow"] if self.stochastic else params)

@@ -8,64 +8,164 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from srflow_jax import blocks
+from srflow_jax.blocks import limited
 from srflow_jax.errors import InputError
-from srflow_jax.model.encoders import EncoderSpec
+from srflow_jax.model import layers, targets
+from srflow_jax.model.encoders import Encoder
+from srflow_jax.model.features import Given
 from srflow_jax.model.flow import StageSpec
+from srflow_jax.model.kinds import Part, read_part
+from srflow_jax.model.maps import Map
+from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.model import ComputeSpec, Model, SRFlow, SuperResolver
-from srflow_jax.model.nets import ConditionerSpec
+from srflow_jax.model.nets import Net
+from srflow_jax.model.priors import Prior
 
 Array = jax.Array
 
+SCALES = (2, 4, 8, 16)
+MAX_SQUEEZE = 64
 
-def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
-  """Builds a spec from a config's mapping; every field must be there, and no other."""
-  names = [field.name for field in dataclasses.fields(cls)]
-  if unknown := sorted(set(values) - set(names)):
-    raise InputError(f"unknown key {where}.{unknown[0]}: one of {', '.join(names)}")
-  if missing := [name for name in names if name not in values]:
-    raise InputError(f"missing key {where}.{missing[0]}")
-  try:
-    return cls(**values)
-  except ValueError as error:
-    raise InputError(f"{where}: {error}") from error
+PUBLISHED_TRANSITION = ("actnorm", "mixer")
+PUBLISHED_STEP = ("actnorm", "mixer", "injector", "coupling")
+# Where the model's block says which part stands at a place unless a layer's own block says it.
+_PLACES = {"map": Map, "mixer": Mixer, "conditioner": Net}
+
+
+@dataclasses.dataclass(frozen=True)
+class _StageFields:
+  """The fields of a stage's block whose values are numbers; see `flow.StageSpec`."""
+
+  squeeze: int = limited(one_of=tuple(2**i for i in range(MAX_SQUEEZE.bit_length())))
+  transition_steps: int = limited(at_least=0, at_most=1024)
+  steps: int = limited(at_least=0, at_most=1024)
+  split: bool = limited()
+  keep: int = limited(0, at_least=0)
 
 
 def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = None) -> Model:
   """Builds the model of a configuration's `model` block.
 
   Args:
-    config: `scale`, `encoder` (`EncoderSpec`), `conditioner` (`ConditionerSpec`) and `stages` (a
-      sequence of `StageSpec`), as mappings. Without stages the model is the encoder alone, and
-      `conditioner` is not needed.
+    config: the block, as `configs/base.py` describes it. Without stages the model is the encoder
+      alone, and what belongs to the flow is not needed. Parts that it does not name are the
+      published ones.
     compute: the configuration's block of that name (`ComputeSpec`); None: float32, all kept.
 
   Raises:
-    InputError: a key is unknown or missing, or a value is out of range.
+    InputError: a key is unknown or missing, a value is out of range, or parts do not fit.
   """
+  where = "config.model"
+  config = dict(blocks.as_mapping(config, where))
+  known = ("scale", "encoder", "stages", *_PLACES, "transition", "step", "prior", "last_prior")
+  known += ("target",)
+  if unknown := sorted(set(config) - set(known)):
+    raise InputError(f"unknown key {where}.{unknown[0]}: one of {', '.join(known)}")
+  if missing := [key for key in ("scale", "encoder", "stages") if key not in config]:
+    raise InputError(f"missing key {where}.{missing[0]}")
   scale = config["scale"]
-  if scale not in (2, 4, 8, 16):
-    raise InputError(f"model.scale is {scale}: one of 2, 4, 8, 16")
-  encoder = _spec(EncoderSpec, config["encoder"], "model.encoder")
-  how = ComputeSpec() if compute is None else _spec(ComputeSpec, compute, "compute")
-  if not config["stages"]:
-    return SuperResolver(scale, encoder, how)
-  stages = tuple(
-    _spec(StageSpec, stage, f"model.stages[{i}]") for i, stage in enumerate(config["stages"])
-  )
-  if stages[-1].split:
-    raise InputError("model.stages: the last has no split")
+  if type(scale) is not int or scale not in SCALES:
+    reason = " (a scale of 3 needs squeezes by 3, which do not exist yet)" if scale == 3 else ""
+    raise InputError(f"{where}.scale is {scale!r}: one of {', '.join(map(str, SCALES))}{reason}")
+  encoder = read_part(Encoder, config["encoder"], f"{where}.encoder")
+  how = ComputeSpec() if compute is None else blocks.read(ComputeSpec, compute, "config.compute")
+  stages = config["stages"]
+  if not isinstance(stages, list | tuple):
+    raise InputError(f"{where}.stages is {stages!r}: it must be a list of stages")
+  if not stages:
+    if not encoder.cls.super_resolves:
+      raise InputError(
+        f"{where}.stages is empty, so the encoder is the model, but an encoder of kind "
+        f"{encoder.kind} has no super-resolution of its own"
+      )
+    return SuperResolver(scale=scale, encoder_part=encoder, compute=how)
+  target = read_part(targets.Target, config.get("target", {}), f"{where}.target")
+  if target.needs_super_resolution and not encoder.cls.super_resolves:
+    raise InputError(
+      f"{where}.target is {target.kind}, but an encoder of kind {encoder.kind} has no "
+      "super-resolution of its own"
+    )
   return SRFlow(
     scale=scale,
-    encoder_spec=encoder,
-    conditioner_spec=_spec(ConditionerSpec, config["conditioner"], "model.conditioner"),
-    stage_specs=stages,
+    encoder_part=encoder,
     compute=how,
+    stage_specs=_read_stages(config, where),
+    target=target,
+  )
+
+
+def _read_stages(config: Mapping[str, Any], where: str) -> tuple[StageSpec, ...]:
+  """Reads a model's stages, with all that they take from the model's block."""
+  defaults = {
+    place: read_part(place, config.get(key, {}), f"{where}.{key}", {})
+    for key, place in _PLACES.items()
+    if key in config or key != "conditioner"
+  }
+  shared = {
+    key: _read_layers(config.get(key, published), where, key, defaults)
+    for key, published in (("transition", PUBLISHED_TRANSITION), ("step", PUBLISHED_STEP))
+  } | {
+    "prior": read_part(Prior, config.get("prior", {}), f"{where}.prior", defaults),
+  }
+  last_prior = config.get("last_prior", {"kind": "standard"})
+  specs, channels = [], 3
+  for i, stage in enumerate(config["stages"]):
+    place = f"{where}.stages[{i}]"
+    is_last = i == len(config["stages"]) - 1
+    stage = dict(blocks.as_mapping(stage, place))
+    own = dict(shared)
+    if is_last:
+      own["prior"] = read_part(Prior, last_prior, f"{where}.last_prior", defaults)
+    for key in ("transition", "step"):
+      if key in stage:
+        own[key] = _read_layers(stage.pop(key), place, key, defaults)
+    if "prior" in stage:
+      own["prior"] = read_part(Prior, stage.pop("prior"), f"{place}.prior", defaults)
+    fields = blocks.read(_StageFields, stage, place)
+    spec = StageSpec(**dataclasses.asdict(fields), **own)
+    channels = _checked(spec, channels, is_last, place)
+    specs.append(spec)
+  return tuple(specs)
+
+
+def _checked(spec: StageSpec, channels: int, is_last: bool, where: str) -> int:
+  """Refuses what does not fit in a stage that so many channels enter; returns what leaves it."""
+  channels *= spec.squeeze**2
+  if is_last and spec.split:
+    raise InputError(f"{where}: the last of config.model.stages has no split")
+  if is_last and spec.prior.cls.needs_kept(dict(spec.prior.settings)):
+    raise InputError(
+      f"{where}: at the end of the flow no channels are kept for a {spec.prior.kind} prior to be "
+      "given: give it 'features'"
+    )
+  if spec.split and not 0 < spec.kept_channels(channels) < channels:
+    raise InputError(f"{where}: its split keeps {spec.kept_channels(channels)} of {channels}")
+  couples = any(
+    issubclass(part.cls, layers.Coupling)
+    for times, step in ((spec.transition_steps, spec.transition), (spec.steps, spec.step))
+    for part in step * bool(times)
+  )
+  if couples and channels < 2:
+    raise InputError(f"{where}: a coupling needs two channels or more")
+  return spec.kept_channels(channels)
+
+
+def _read_layers(
+  values: Any, where: str, key: str, defaults: Mapping[type, Any]
+) -> tuple[Part, ...]:
+  """Reads the layers of a step: blocks, or names of kinds."""
+  if isinstance(values, str | Mapping) or not isinstance(values, list | tuple):
+    raise InputError(f"{where}.{key} is {values!r}: it must be a list of layers")
+  return tuple(
+    read_part(layers.Layer, value, f"{where}.{key}[{i}]", defaults)
+    for i, value in enumerate(values)
   )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_params(
-  model: Model, key: Array, hr: Array, lr: Array, given: Mapping[str, Any] | None = None
+  model: Model, key: Array, hr: Array, given: Given, kept: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
   """Initialises parameters, actnorms from one real batch.
 
@@ -73,13 +173,13 @@ def init_params(
     model: the model.
     key: a PRNG key.
     hr: a batch as training sees it, `[B, H, W, 3]`.
-    lr: its LR images.
-    given: parameters that are there already, such as `{"encoder": ...}`; they are kept.
+    given: what the model is told of it.
+    kept: parameters that are there already, such as `{"encoder": ...}`; they are kept.
   """
   _, variables = model.apply(
-    {"params": dict(given or {})},
+    {"params": dict(kept or {})},
     hr,
-    lr,
+    given,
     rngs={"params": key},
     mutable=["params"],
     method="every_layer",
@@ -100,7 +200,7 @@ def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
   size = 2 * model.scale * model.lr_multiple
   hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)
-  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, lr)
+  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, Given(lr))
 
 
 def count_parameters(params: Any) -> int:

@@ -1,80 +1,98 @@
-"""The LR encoder: an RRDB network (ESRGAN, Wang et al. 2018), and a super-resolver of its own."""
+"""Encoders: features of the LR image at the resolutions that the flow uses.
 
-import dataclasses
+An encoder computes a *trunk* at LR resolution once: its own map, and taps of earlier maps. From it
+come the features at each resolution and, of encoders that have one, a super-resolution of its own.
+"""
+
 import math
+from typing import ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.ops.convolutions import Conv, conv, conv_upsampled, normal_init, upsample_nearest
+from srflow_jax.blocks import limited
+from srflow_jax.model.bijectors import unsqueeze
+from srflow_jax.model.features import Features, Given
+from srflow_jax.model.kinds import Place, kind
+from srflow_jax.ops.convolutions import Conv, normal_init, upsample_nearest
 from srflow_jax.ops.repeated import repeated
 
 Array = jax.Array
+Trunk = tuple[Array, Array]  # the own map `[B, h, w, width]`, and the taps `[B, h, w, ...]`
 
-# Where the skip around the whole trunk starts. Weights of one are useless with the other.
+# Where the skip around an RRDB's whole trunk starts. Weights of one are useless with the other.
 GLOBAL_SKIPS = ("last_block", "first_conv")
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderSpec:
-  """The shape of the encoder.
+class Encoder(nn.Module, Place, kw_only=True):
+  """A network on LR images.
 
   Attributes:
-    width: channels between blocks.
-    growth: channels that each dense convolution adds.
-    num_blocks: RRDB blocks in the trunk.
-    taps: 0-based blocks whose outputs the flow sees.
-    global_skip: where the skip around the trunk starts: "last_block" (SRFlow) or "first_conv"
-      (ESRGAN, Real-ESRGAN, BasicSR).
+    scale: HR size over LR size, a power of two.
+    bfloat16: computes in bfloat16; features are of that type then.
+    remat: keeps only what passes between blocks for the backward pass, and computes the rest again.
+    super_resolves: whether it has a super-resolution of its own.
   """
 
-  width: int
-  growth: int
-  num_blocks: int
-  taps: tuple[int, ...]
-  global_skip: str
+  place: ClassVar[str] = "encoder"
+  published: ClassVar[str] = "rrdb"
+  super_resolves: ClassVar[bool] = False
 
-  def __post_init__(self) -> None:
-    object.__setattr__(self, "taps", tuple(self.taps))
-    if self.num_blocks < 1:
-      raise ValueError(f"encoder.num_blocks is {self.num_blocks}: it must be at least 1")
-    if self.global_skip not in GLOBAL_SKIPS:
-      raise ValueError(f"encoder.global_skip is {self.global_skip!r}: one of {GLOBAL_SKIPS}")
-    if not all(0 <= tap < self.num_blocks for tap in self.taps):
-      raise ValueError(f"encoder.taps {self.taps} must lie in [0, num_blocks = {self.num_blocks})")
+  scale: int
+  bfloat16: bool = False
+  remat: bool = False
 
   @property
   def feature_channels(self) -> int:
-    """Channels of the features at one resolution: the encoder's own map and its taps."""
-    return self.width * (1 + len(self.taps))
+    """Channels of the features at any resolution."""
+    raise NotImplementedError
+
+  @property
+  def reach(self) -> int:
+    """LR pixels beyond which what it sees changes a sample by less than a quarter of a grey level.
+
+    Tiles overlap by this and what the nets reach.
+    """
+    raise NotImplementedError
+
+  def trunk(self, given: Given) -> Trunk:
+    """The encoder's own map at LR resolution, and its taps."""
+    raise NotImplementedError
+
+  def upsample(self, own: Array, times: int) -> list[Array]:
+    """Doubles the own map so many times; returns the map after each."""
+    raise NotImplementedError
+
+  def super_resolve(self, trunk: Trunk) -> Array:
+    """The encoder's own super-resolution `[B, h * scale, w * scale, 3]`, not clipped."""
+    raise NotImplementedError
+
+  def features(self, trunk: Trunk, downscales: tuple[int, ...]) -> dict[int, Features]:
+    """Features at HR size divided by each of `downscales`, powers of two.
+
+    Above LR resolution the own map comes from the upsampling layers; below it, it is the mean of
+    the pixels that it covers, and the taps keep the top-left of them (nearest neighbour).
+    """
+    own, taps = trunk
+    times = max(0, int(math.log2(self.scale / min(downscales))))
+    maps = {self.scale // 2**i: x for i, x in enumerate([own, *self.upsample(own, times)])}
+    return {
+      downscale: Features(maps[downscale], taps, self.scale // downscale)
+      if downscale <= self.scale
+      else _below(own, taps, downscale // self.scale)
+      for downscale in downscales
+    }
+
+  def _input(self, given: Given) -> Array:
+    return given.lr.astype(jnp.bfloat16) if self.bfloat16 else given.lr
 
 
-@flax.struct.dataclass
-class Features:
-  """What the flow sees at one resolution, `[B, h, w, feature_channels]`, in two parts.
-
-  Attributes:
-    own: the encoder's map of this resolution, `[B, h, w, width]`.
-    taps: block outputs at LR resolution or below, `[B, h/repeat, w/repeat, taps * width]`: seen
-      enlarged by nearest neighbour.
-    repeat: the enlargement.
-  """
-
-  own: Array
-  taps: Array
-  repeat: int = flax.struct.field(pytree_node=False)
-
-  def convolve(self, kernel: Array) -> Array:
-    """Convolves the features with a 3x3 kernel `[3, 3, feature_channels, O]`."""
-    width = self.own.shape[-1]
-    if kernel.shape[2] == width:  # no taps
-      return conv(self.own, kernel)
-    if self.repeat == 1:
-      return conv(jnp.concatenate([self.own, self.taps], -1), kernel)
-    taps = conv_upsampled(self.taps, kernel[:, :, width:], self.repeat)
-    return conv(self.own, kernel[:, :, :width]) + taps
+def _below(own: Array, taps: Array, factor: int) -> Features:
+  """Features at LR size divided by `factor`."""
+  b, h, w, c = own.shape
+  mean = own.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
+  return Features(mean, taps[:, ::factor, ::factor], 1)
 
 
 def leaky_relu(x: Array) -> Array:
@@ -86,6 +104,28 @@ def _conv(features: int, gain: float = 1.0, fan_in: int = 64) -> Conv:
   # He et al. 2015; ESRGAN scales its dense blocks' kernels by 0.1.
   stddev = gain * math.sqrt(2.0 / (9 * fan_in))
   return Conv(features, normal_init(stddev))
+
+
+def _run_blocks(
+  blocks: nn.Module, x: Array, num_blocks: int, taps: tuple[int, ...]
+) -> tuple[Array, Array]:
+  """Runs equal blocks in a row and keeps the outputs of those that are tapped, and no others.
+
+  Args:
+    blocks: a scan of blocks (`ops.repeated`) with methods `((x, kept), slot) -> ((x, kept), None)`.
+    x: what enters the first.
+    num_blocks: how many there are.
+    taps: 0-based numbers of the tapped ones.
+
+  Returns:
+    What leaves the last, and the tapped outputs, in order, along the last axis.
+  """
+  order = sorted(taps)
+  # Each block writes its output to its slot; those that are not tapped share one that is not read.
+  slots = [order.index(i) if i in order else len(order) for i in range(num_blocks)]
+  kept = jnp.zeros((len(order) + 1, *x.shape), x.dtype)
+  (x, kept), _ = blocks((x, kept), jnp.asarray(slots))
+  return x, jnp.concatenate([*kept[:-1]], -1) if order else x[..., :0]
 
 
 class DenseBlock(nn.Module):
@@ -108,7 +148,7 @@ class DenseBlock(nn.Module):
     return x + 0.2 * self.convs[-1](maps)
 
 
-class RRDB(nn.Module):
+class RRDBBlock(nn.Module):
   """Three dense blocks in a residual: `x + 0.2 * out`."""
 
   width: int
@@ -117,83 +157,205 @@ class RRDB(nn.Module):
   def setup(self) -> None:
     self.dense_blocks = [DenseBlock(self.width, self.growth) for _ in range(3)]
 
-  def __call__(self, x: Array) -> tuple[Array, Array]:
-    """Maps `[B, h, w, width]` to the same shape; twice: for the next block, and to be tapped."""
+  def transform(self, x: Array) -> Array:
+    """Maps `[B, h, w, width]` to the same shape."""
     out = x
     for block in self.dense_blocks:
       out = block(out)
-    out = x + 0.2 * out
-    return out, out
+    return x + 0.2 * out
+
+  def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+    """As `_run_blocks` asks for."""
+    x, kept = carry
+    x = self.transform(x)
+    return (x, kept.at[slot].set(x)), None
 
 
-class Encoder(nn.Module):
-  """The RRDB network for one scale, a power of two.
+class ResidualBlock(nn.Module):
+  """EDSR's block: `x + conv(relu(conv(x)))`, without normalisation."""
 
-  Attributes:
-    spec: its shape.
-    scale: HR size over LR size.
-    bfloat16: computes in bfloat16; features are of that type then.
-    remat: keeps only what passes between blocks for the backward pass, and computes the rest again.
-  """
-
-  spec: EncoderSpec
-  scale: int
-  bfloat16: bool = False
-  remat: bool = False
+  width: int
 
   def setup(self) -> None:
-    spec = self.spec
-    self.conv_first = _conv(spec.width, fan_in=3)
-    block = nn.remat(RRDB, prevent_cse=False) if self.remat else RRDB
-    blocks = repeated(block, spec.num_blocks, {"__call__": False})
-    self.blocks = blocks(spec.width, spec.growth)
-    self.trunk_conv = _conv(spec.width, gain=0.1, fan_in=spec.width)
-    ups = int(math.log2(self.scale))
-    self.upconvs = [_conv(spec.width, fan_in=spec.width) for _ in range(ups)]
-    self.hr_conv = _conv(spec.width, fan_in=spec.width)
-    self.conv_last = _conv(3, gain=0.1, fan_in=spec.width)
+    self.conv_0, self.conv_1 = (_conv(self.width, fan_in=self.width) for _ in range(2))
 
-  def trunk(self, lr: Array) -> tuple[Array, Array]:
-    """The encoder's own map at LR resolution `[B, h, w, width]`, and its taps."""
-    x = first = self.conv_first(lr.astype(jnp.bfloat16) if self.bfloat16 else lr)
-    x, outputs = self.blocks(x)
-    taps = [outputs[i] for i in sorted(self.spec.taps)]
-    skip = first if self.spec.global_skip == "first_conv" else x
-    taps = jnp.concatenate(taps, -1) if taps else x[..., :0]
+  def transform(self, x: Array) -> Array:
+    """Maps `[B, h, w, width]` to the same shape."""
+    return x + self.conv_1(nn.relu(self.conv_0(x)))
+
+  def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+    """As `_run_blocks` asks for."""
+    x, kept = carry
+    x = self.transform(x)
+    return (x, kept.at[slot].set(x)), None
+
+
+def _blocks(block: type[nn.Module], num_blocks: int, remat: bool) -> type[nn.Module]:
+  # What is kept of each block is its input; the buffer of tapped outputs is not kept again.
+  block = nn.remat(block, prevent_cse=False, methods=("transform",)) if remat else block
+  return repeated(block, num_blocks, {"__call__": False})
+
+
+def _check_taps(settings: dict) -> None:
+  taps, num_blocks = settings.get("taps", ()), settings["num_blocks"]
+  if not all(0 <= tap < num_blocks for tap in taps) or len(set(taps)) < len(taps):
+    raise ValueError(f"taps {taps} must be different and lie in [0, num_blocks = {num_blocks})")
+
+
+@kind("rrdb")
+class RRDB(Encoder):
+  """The RRDB network (ESRGAN, Wang et al. 2018), and a super-resolver of its own.
+
+  Attributes:
+    width: channels between blocks.
+    growth: channels that each dense convolution adds.
+    num_blocks: RRDB blocks in the trunk.
+    taps: 0-based blocks whose outputs the flow sees.
+    global_skip: where the skip around the trunk starts: "last_block" (SRFlow) or "first_conv"
+      (ESRGAN, Real-ESRGAN, BasicSR).
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  super_resolves: ClassVar[bool] = True
+
+  width: int = limited(at_least=1, at_most=4096)
+  growth: int = limited(at_least=1, at_most=4096)
+  num_blocks: int = limited(at_least=1, at_most=1024)
+  taps: tuple[int, ...] = limited(at_least=0)
+  global_skip: str = limited(one_of=GLOBAL_SKIPS)
+
+  check_settings = staticmethod(_check_taps)
+
+  def setup(self) -> None:
+    self.conv_first = _conv(self.width, fan_in=3)
+    self.blocks = _blocks(RRDBBlock, self.num_blocks, self.remat)(self.width, self.growth)
+    self.trunk_conv = _conv(self.width, gain=0.1, fan_in=self.width)
+    ups = int(math.log2(self.scale))
+    self.upconvs = [_conv(self.width, fan_in=self.width) for _ in range(ups)]
+    self.hr_conv = _conv(self.width, fan_in=self.width)
+    self.conv_last = _conv(3, gain=0.1, fan_in=self.width)
+
+  @property
+  def feature_channels(self) -> int:
+    """The own map's and the taps'."""
+    return self.width * (1 + len(self.taps))
+
+  @property
+  def reach(self) -> int:
+    """What lies beyond fades with each block that passes it on (`benchmarks/tiles.py`)."""
+    return 4 * self.num_blocks
+
+  def trunk(self, given: Given) -> Trunk:
+    """See the base class."""
+    first = self.conv_first(self._input(given))
+    x, taps = _run_blocks(self.blocks, first, self.num_blocks, self.taps)
+    skip = first if self.global_skip == "first_conv" else x
     return skip + self.trunk_conv(x), taps
 
-  def upsample(self, x: Array, times: int) -> list[Array]:
-    """Doubles the own map so many times; each map is taken after its LeakyReLU."""
+  def upsample(self, own: Array, times: int) -> list[Array]:
+    """Nearest neighbour, convolution, LeakyReLU; each map is taken after that."""
     maps = []
     for layer in self.upconvs[:times]:
-      x = leaky_relu(layer(upsample_nearest(x, 2)))
-      maps.append(x)
+      own = leaky_relu(layer(upsample_nearest(own, 2)))
+      maps.append(own)
     return maps
 
-  def features(self, lr: Array, downscales: tuple[int, ...]) -> dict[int, Features]:
-    """Features of lr `[B, h, w, 3]` at HR size divided by each of `downscales`, powers of two.
+  def super_resolve(self, trunk: Trunk) -> Array:
+    """See the base class."""
+    x = self.upsample(trunk[0], len(self.upconvs))[-1]
+    return self.conv_last(leaky_relu(self.hr_conv(x))).astype(jnp.promote_types(x.dtype, "float32"))
 
-    Above LR resolution the own map comes from the upsampling layers; below it, it is the mean of
-    the pixels it covers, and the taps keep the top-left of them (nearest neighbour).
-    """
-    own, taps = self.trunk(lr)
-    finest = min(downscales)
-    maps = {self.scale: own}
-    for i, x in enumerate(self.upsample(own, max(0, int(math.log2(self.scale / finest)))), 1):
-      maps[self.scale // 2**i] = x
-    result = {}
-    for downscale in downscales:
-      if downscale <= self.scale:
-        result[downscale] = Features(maps[downscale], taps, self.scale // downscale)
-      else:
-        f = downscale // self.scale
-        b, h, w, c = own.shape
-        mean = own.reshape(b, h // f, f, w // f, f, c).mean((2, 4))
-        result[downscale] = Features(mean, taps[:, ::f, ::f], 1)
-    return result
 
-  def super_resolve(self, lr: Array) -> Array:
-    """The network's own super-resolution `[B, h*scale, w*scale, 3]`, used to pretrain it."""
-    x = self.trunk(lr)[0]
-    x = self.upsample(x, len(self.upconvs))[-1]
-    return self.conv_last(leaky_relu(self.hr_conv(x))).astype(lr.dtype)
+@kind("edsr")
+class EDSR(Encoder):
+  """EDSR's baseline (Lim et al., CVPR-W 2017), and a super-resolver of its own.
+
+  Upsampling is a convolution to four times the channels, whose channels are then unfolded.
+
+  Attributes:
+    width: channels between blocks.
+    num_blocks: residual blocks.
+    taps: 0-based blocks whose outputs the flow sees.
+  """
+
+  super_resolves: ClassVar[bool] = True
+
+  width: int = limited(64, at_least=1, at_most=4096)
+  num_blocks: int = limited(16, at_least=1, at_most=1024)
+  taps: tuple[int, ...] = limited((), at_least=0)
+
+  @staticmethod
+  def check_settings(settings: dict) -> None:
+    """Raises `ValueError` if a tap is no block's."""
+    _check_taps({"num_blocks": 16} | settings)
+
+  def setup(self) -> None:
+    self.conv_first = _conv(self.width, fan_in=3)
+    self.blocks = _blocks(ResidualBlock, self.num_blocks, self.remat)(self.width)
+    self.trunk_conv = _conv(self.width, gain=0.1, fan_in=self.width)
+    ups = int(math.log2(self.scale))
+    self.upconvs = [_conv(4 * self.width, fan_in=self.width) for _ in range(ups)]
+    self.conv_last = _conv(3, gain=0.1, fan_in=self.width)
+
+  @property
+  def feature_channels(self) -> int:
+    """The own map's and the taps'."""
+    return self.width * (1 + len(self.taps))
+
+  @property
+  def reach(self) -> int:
+    """All that it sees: a pixel for each convolution."""
+    return 2 * self.num_blocks + 3
+
+  def trunk(self, given: Given) -> Trunk:
+    """See the base class."""
+    first = self.conv_first(self._input(given))
+    x, taps = _run_blocks(self.blocks, first, self.num_blocks, self.taps)
+    return first + self.trunk_conv(x), taps
+
+  def upsample(self, own: Array, times: int) -> list[Array]:
+    """Convolution to four times the channels, which become four pixels."""
+    maps = []
+    for layer in self.upconvs[:times]:
+      own = unsqueeze(layer(own), 2)
+      maps.append(own)
+    return maps
+
+  def super_resolve(self, trunk: Trunk) -> Array:
+    """See the base class."""
+    x = self.conv_last(self.upsample(trunk[0], len(self.upconvs))[-1])
+    return x.astype(jnp.promote_types(x.dtype, "float32"))
+
+
+@kind("none")
+class NoEncoder(Encoder):
+  """One convolution of the LR image, enlarged by nearest neighbour where the flow is finer.
+
+  Attributes:
+    width: channels of its map.
+  """
+
+  width: int = limited(64, at_least=1, at_most=4096)
+
+  def setup(self) -> None:
+    self.conv_first = _conv(self.width, fan_in=3)
+
+  @property
+  def feature_channels(self) -> int:
+    """The map's."""
+    return self.width
+
+  @property
+  def reach(self) -> int:
+    """One pixel."""
+    return 1
+
+  def trunk(self, given: Given) -> Trunk:
+    """See the base class."""
+    x = leaky_relu(self.conv_first(self._input(given)))
+    return x, x[..., :0]
+
+  def upsample(self, own: Array, times: int) -> list[Array]:
+    """Nearest neighbour."""
+    return [upsample_nearest(own, 2 ** (i + 1)) for i in range(times)]

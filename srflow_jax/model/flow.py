@@ -4,29 +4,22 @@ Layers are listed in the order in which they run image → latents.
 """
 
 import dataclasses
+from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.model.bijectors import (
-  ActNorm,
-  Coupling,
-  Injector,
-  InvertibleConv1x1,
-  Split,
-  squeeze,
-  unsqueeze,
-)
-from srflow_jax.model.encoders import Features
-from srflow_jax.model.nets import ConditionerSpec
+from srflow_jax.model.bijectors import squeeze, unsqueeze
+from srflow_jax.model.features import Features, Given, convolve_all
+from srflow_jax.model.kinds import Part
 from srflow_jax.ops.repeated import repeated
 
 Array = jax.Array
 Latents = tuple[Array, ...]
-# Stacked along the first axis, a stage's steps' injectors' (shift, scale), and the parts of their
-# coupling nets' first convolutions that see the features. () for a stage without steps.
-StageContext = tuple[tuple[Array, Array], Array] | tuple[()]
+
+_BOTH_WAYS = {"forward_and_log_det": False, "inverse_and_log_det": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,158 +28,192 @@ class StageSpec:
 
   Attributes:
     squeeze: folds blocks of so many pixels a side into channels first; 1 for none.
-    transition_steps: unconditional steps (actnorm, 1x1 convolution) after that.
-    steps: conditional steps (actnorm, 1x1 convolution, injector, coupling) after those.
-    split: factors out half of the channels at the end.
+    transition_steps: how many transition steps come after that.
+    steps: how many conditional steps come after those.
+    split: factors out some of the channels at the end.
+    keep: the channels that a split keeps; 0 for half of them, of odd numbers the larger part.
+    transition: the layers of a transition step.
+    step: the layers of a conditional step.
+    prior: the prior of what the split factors out or, of the last stage, of what leaves it.
   """
 
   squeeze: int
   transition_steps: int
   steps: int
   split: bool
+  keep: int
+  transition: tuple[Part, ...]
+  step: tuple[Part, ...]
+  prior: Part
 
-  def __post_init__(self) -> None:
-    if self.squeeze < 1 or self.squeeze & (self.squeeze - 1):
-      raise ValueError(f"a stage's squeeze must be a power of two: {self}")
-    if self.transition_steps < 0 or self.steps < 0:
-      raise ValueError(f"a stage cannot have fewer than 0 steps: {self}")
+  def kept_channels(self, channels: int) -> int:
+    """Channels that the split keeps of so many, all of them if there is no split."""
+    if not self.split:
+      return channels
+    return self.keep or channels - channels // 2
 
   def out_channels(self, channels: int) -> int:
     """Channels that leave the stage (its latent aside) when `channels` enter it."""
-    channels *= self.squeeze**2
-    return channels - channels // 2 if self.split else channels
+    return self.kept_channels(channels * self.squeeze**2)
 
 
-class TransitionStep(nn.Module):
-  """Actnorm, then 1x1 convolution."""
+@flax.struct.dataclass
+class StageContext:
+  """What a stage needs of the LR image, once for all samples.
 
-  def setup(self) -> None:
-    self.actnorm = ActNorm()
-    self.conv1x1 = InvertibleConv1x1()
+  Attributes:
+    transitions: of its transition steps' layers, stacked along the first axis.
+    steps: of its conditional steps' layers, likewise.
+    prior: of its prior.
+  """
 
-  def forward_and_log_det(self, z: Array) -> tuple[Array, Array]:
-    """Maps z `[B, h, w, C]`."""
-    z, log_det_actnorm = self.actnorm.forward_and_log_det(z)
-    z, log_det_conv = self.conv1x1.forward_and_log_det(z)
-    return z, log_det_actnorm + log_det_conv
-
-  def inverse_and_log_det(self, z: Array) -> tuple[Array, Array]:
-    """Maps it back."""
-    z, log_det_conv = self.conv1x1.inverse_and_log_det(z)
-    z, log_det_actnorm = self.actnorm.inverse_and_log_det(z)
-    return z, log_det_conv + log_det_actnorm
+  transitions: Any
+  steps: Any
+  prior: Any
 
 
-class ConditionalStep(nn.Module):
-  """Actnorm, 1x1 convolution, injector, coupling. Its methods have the form that scans ask for."""
+class Step(nn.Module):
+  """Layers in a row. Its methods have the form that scans ask for."""
 
+  layers: tuple[Part, ...]
   channels: int
-  conditioner: ConditionerSpec
   feature_channels: int
 
   def setup(self) -> None:
-    self.linear = TransitionStep()
-    self.injector = Injector(self.channels, self.conditioner, self.feature_channels)
-    self.coupling = Coupling(self.channels, self.conditioner, self.feature_channels)
+    for name, part in zip(layer_names(self.layers), self.layers, strict=True):
+      layer = part(channels=self.channels, feature_channels=self.feature_channels)
+      setattr(self, name, layer)
 
-  def feature_kernel(self, carry: None) -> tuple[None, Array]:
-    """The kernel `[3, 3, feature_channels, 2 * width]` of the first convolutions over the features.
+  def _layers(self) -> list[nn.Module]:
+    return [getattr(self, name) for name in layer_names(self.layers)]
 
-    The injector's comes first, then the coupling's.
-    """
-    kernels = self.injector.net.feature_kernel(), self.coupling.net.feature_kernel()
-    return carry, jnp.concatenate(kernels, -1)
+  def feature_kernels(self, carry: None) -> tuple[None, list[Array | None]]:
+    """The layers' `feature_kernel`."""
+    return carry, [layer.feature_kernel() for layer in self._layers()]
 
-  def condition(self, carry: None, hidden: Array) -> tuple[None, tuple[Array, Array]]:
-    """The injector's shift and scale, from its net's first convolution of the features."""
-    return carry, self.injector.condition(hidden)
+  def condition(
+    self, carry: None, convolved: list[Array | None], features: Features, given: Given
+  ) -> tuple[None, list[Any]]:
+    """The layers' contexts, from the features convolved with their kernels."""
+    layers = zip(self._layers(), convolved, strict=True)
+    return carry, [layer.condition(maps, features, given) for layer, maps in layers]
 
-  def forward_and_log_det(self, z: Array, context: StageContext) -> tuple[Array, Array]:
+  def forward_and_log_det(self, z: Array, context: list[Any]) -> tuple[Array, Array]:
     """Maps z `[B, h, w, C]`."""
-    affine, hidden = context
-    z, log_det_linear = self.linear.forward_and_log_det(z)
-    z, log_det_injector = self.injector.forward_and_log_det(z, affine)
-    z, log_det_coupling = self.coupling.forward_and_log_det(z, hidden)
-    return z, log_det_linear + log_det_injector + log_det_coupling
+    log_det = jnp.zeros(z.shape[0], z.dtype)
+    for layer, layer_context in zip(self._layers(), context, strict=True):
+      z, layer_log_det = layer.forward_and_log_det(z, layer_context)
+      log_det += layer_log_det
+    return z, log_det
 
-  def inverse_and_log_det(self, z: Array, context: StageContext) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Array, context: list[Any]) -> tuple[Array, Array]:
     """Maps it back."""
-    affine, hidden = context
-    z, log_det_coupling = self.coupling.inverse_and_log_det(z, hidden)
-    z, log_det_injector = self.injector.inverse_and_log_det(z, affine)
-    z, log_det_linear = self.linear.inverse_and_log_det(z)
-    return z, log_det_coupling + log_det_injector + log_det_linear
+    log_det = jnp.zeros(z.shape[0], z.dtype)
+    for layer, layer_context in zip(self._layers()[::-1], context[::-1], strict=True):
+      z, layer_log_det = layer.inverse_and_log_det(z, layer_context)
+      log_det += layer_log_det
+    return z, log_det
+
+
+def layer_names(layers: tuple[Part, ...]) -> list[str]:
+  """Names of a step's layers: their kinds, numbered from the second of a kind."""
+  names: list[str] = []
+  for part in layers:
+    count = sum(part.kind == other.kind for other in layers[: len(names)])
+    names.append(f"{part.kind}_{count + 1}" if count else part.kind)
+  return names
+
+
+def _steps(
+  layers: tuple[Part, ...], times: int, channels: int, feature_channels: int, remat: bool
+) -> nn.Module:
+  """So many equal steps in a row, as one module."""
+  step = Step
+  if remat:
+    step = nn.remat(step, prevent_cse=False, methods=("condition", "forward_and_log_det"))
+  methods = {"feature_kernels": False, "condition": False} | _BOTH_WAYS
+  return repeated(step, times, methods, shared={"condition": 2})(layers, channels, feature_channels)
+
+
+def _condition(steps: nn.Module, features: Features, given: Given) -> list[Any]:
+  """The contexts of the layers of steps in a row, stacked along the first axis."""
+  _, kernels = steps.feature_kernels(None)
+  return steps.condition(None, convolve_all(features, kernels), features, given)[1]
 
 
 class Stage(nn.Module):
-  """Squeeze, transition steps, conditional steps, split (each as its spec says)."""
+  """Squeeze, transition steps, conditional steps, split and prior (each as its spec says)."""
 
   spec: StageSpec
   channels: int  # that enter the stage
-  conditioner: ConditionerSpec
   feature_channels: int
-  remat: bool = False  # keep only what passes between conditional steps for the backward pass
+  is_last: bool
+  remat: bool = False  # keep only what passes between steps for the backward pass
 
   def setup(self) -> None:
-    channels = self.channels * self.spec.squeeze**2
-    both_ways = {"forward_and_log_det": False, "inverse_and_log_det": True}
-    if self.spec.transition_steps:
-      self.transitions = repeated(TransitionStep, self.spec.transition_steps, both_ways)()
-    step = ConditionalStep
-    if self.remat:
-      step = nn.remat(step, prevent_cse=False, methods=("condition", "forward_and_log_det"))
-    if self.spec.steps:
-      methods = {"feature_kernel": False, "condition": False} | both_ways
-      steps = repeated(step, self.spec.steps, methods)
-      self.steps = steps(channels, self.conditioner, self.feature_channels)
-    if self.spec.split:
-      self.split = Split()
+    spec, channels = self.spec, self.channels * self.spec.squeeze**2
+    sizes = channels, self.feature_channels, self.remat
+    if spec.transition_steps:
+      self.transitions = _steps(spec.transition, spec.transition_steps, *sizes)
+    if spec.steps:
+      self.steps = _steps(spec.step, spec.steps, *sizes)
+    self.kept = spec.kept_channels(channels)
+    if spec.split or self.is_last:
+      self.prior = spec.prior(
+        channels=channels - self.kept if spec.split else channels,
+        kept_channels=self.kept if spec.split else 0,
+        feature_channels=self.feature_channels,
+      )
 
-  def condition(self, features: Features) -> StageContext:
-    """The context of the stage's steps.
+  def condition(self, features: Features, given: Given) -> StageContext:
+    """The context of the stage, from features of its resolution."""
+    spec = self.spec
+    return StageContext(
+      transitions=_condition(self.transitions, features, given) if spec.transition_steps else None,
+      steps=_condition(self.steps, features, given) if spec.steps else None,
+      prior=self.prior.condition(features, given) if spec.split or self.is_last else None,
+    )
 
-    The first convolutions of all of them over the features are one convolution, so the features'
-    many channels are read once.
-    """
-    if not self.spec.steps:
-      return ()
-    _, kernels = self.steps.feature_kernel(None)
-    hidden = features.convolve(jnp.concatenate([*kernels], -1))
-    hidden = jnp.split(hidden, 2 * len(kernels), -1)
-    injectors, couplings = jnp.stack(hidden[::2]), jnp.stack(hidden[1::2])
-    return self.steps.condition(None, injectors)[1], couplings
-
-  def _steps(self, context: StageContext) -> list[tuple[nn.Module, tuple[StageContext, ...]]]:
-    """The stage's transition and conditional steps, and what they take beside z."""
-    transitions = [(self.transitions, ())] if self.spec.transition_steps else []
-    return [*transitions, (self.steps, (context,))] if self.spec.steps else transitions
+  def _steps(self, context: StageContext) -> list[tuple[nn.Module, list[Any]]]:
+    """The stage's steps that there are, with their contexts."""
+    steps = [(self.transitions, context.transitions)] if self.spec.transition_steps else []
+    return [*steps, (self.steps, context.steps)] if self.spec.steps else steps
 
   def forward_and_log_det(
     self, z: Array, context: StageContext
-  ) -> tuple[Array, Array | None, Array]:
-    """Maps z `[B, H, W, channels]` to what goes on, the latent if the stage splits, log-det."""
+  ) -> tuple[Array | None, Array | None, Array]:
+    """Maps z `[B, H, W, channels]`.
+
+    Returns:
+      What goes on to the next stage, None of the last; the latent, None of a stage that factors out
+      none; the log-det `[B]`.
+    """
     z = squeeze(z, self.spec.squeeze)
     log_det = jnp.zeros(z.shape[0], z.dtype)
-    for steps, contexts in self._steps(context):
-      z, log_dets = steps.forward_and_log_det(z, *contexts)
+    for steps, steps_context in self._steps(context):
+      z, log_dets = steps.forward_and_log_det(z, steps_context)
       log_det += jnp.sum(log_dets, 0)
-    if not self.spec.split:
+    if self.spec.split:
+      kept, rest = z[..., : self.kept], z[..., self.kept :]
+    elif self.is_last:
+      kept, rest = None, z
+    else:
       return z, None, log_det
-    z, latent, split_log_det = self.split.forward_and_log_det(z)
-    return z, latent, log_det + split_log_det
+    latent, prior_log_det = self.prior.forward_and_log_det(rest, kept, context.prior)
+    return kept, latent, log_det + prior_log_det
 
   def inverse_and_log_det(
-    self, z: Array, latent: Array | None, context: StageContext
+    self, z: Array | None, latent: Array | None, context: StageContext
   ) -> tuple[Array, Array]:
     """Maps it back."""
-    log_det = jnp.zeros(z.shape[0], z.dtype)
-    if self.spec.split:
-      z, split_log_det = self.split.inverse_and_log_det(z, latent)
-      log_det += split_log_det
-    for steps, contexts in self._steps(context)[::-1]:
-      z, log_dets = steps.inverse_and_log_det(z, *contexts)
+    log_det = 0.0
+    if latent is not None:
+      rest, log_det = self.prior.inverse_and_log_det(latent, z, context.prior)
+      z = rest if z is None else jnp.concatenate([z, rest], -1)
+    for steps, steps_context in self._steps(context)[::-1]:
+      z, log_dets = steps.inverse_and_log_det(z, steps_context)
       log_det += jnp.sum(log_dets, 0)
-    return unsqueeze(z, self.spec.squeeze), log_det
+    return unsqueeze(z, self.spec.squeeze), log_det + jnp.zeros(z.shape[0], z.dtype)
 
 
 class ConditionalFlow(nn.Module):
@@ -196,14 +223,14 @@ class ConditionalFlow(nn.Module):
   """
 
   stage_specs: tuple[StageSpec, ...]
-  conditioner: ConditionerSpec
   feature_channels: int
   remat: bool = False
 
   def setup(self) -> None:
     stages, channels = [], 3
-    for spec in self.stage_specs:
-      stages.append(Stage(spec, channels, self.conditioner, self.feature_channels, self.remat))
+    for i, spec in enumerate(self.stage_specs):
+      is_last = i == len(self.stage_specs) - 1
+      stages.append(Stage(spec, channels, self.feature_channels, is_last, self.remat))
       channels = spec.out_channels(channels)
     self.stages = stages
 
@@ -226,40 +253,32 @@ class ConditionalFlow(nn.Module):
         shapes.append((*size, squeezed - channels))
     return (*shapes, (*size, channels))
 
-  def condition(self, features: dict[int, Features]) -> tuple[StageContext, ...]:
+  def condition(self, features: dict[int, Features], given: Given) -> tuple[StageContext, ...]:
     """All stages' contexts, from features at each of `downscales`."""
     return tuple(
-      stage.condition(features[downscale])
+      stage.condition(features[downscale], given)
       for stage, downscale in zip(self.stages, self.downscales, strict=True)
     )
 
   def forward_by_stage(
-    self, hr: Array, context: tuple[StageContext, ...]
+    self, image: Array, context: tuple[StageContext, ...]
   ) -> tuple[Latents, tuple[Array, ...]]:
     """Image `[B, H, W, 3]` → latents and the log-det of each stage, `[B]`, nats."""
-    z, latents, log_dets = hr, [], []
+    z, latents, log_dets = image, [], []
     for stage, stage_context in zip(self.stages, context, strict=True):
       z, latent, log_det = stage.forward_and_log_det(z, stage_context)
       log_dets.append(log_det)
       if latent is not None:
         latents.append(latent)
-    return (*latents, z), tuple(log_dets)
-
-  def forward_and_log_det(
-    self, hr: Array, context: tuple[StageContext, ...]
-  ) -> tuple[Latents, Array]:
-    """Image `[B, H, W, 3]` → latents and log-det `[B]`, nats."""
-    latents, log_dets = self.forward_by_stage(hr, context)
-    return latents, sum(log_dets)
+    return tuple(latents), tuple(log_dets)
 
   def inverse_and_log_det(
     self, latents: Latents, context: tuple[StageContext, ...]
   ) -> tuple[Array, Array]:
     """Latents → image and the log-det of that map."""
-    *latents, z = latents
-    log_det = jnp.zeros(z.shape[0], z.dtype)
+    left, z, log_det = list(latents), None, 0.0
     for stage, stage_context in zip(self.stages[::-1], context[::-1], strict=True):
-      latent = latents.pop() if stage.spec.split else None
+      latent = left.pop() if stage.spec.split or stage.is_last else None
       z, stage_log_det = stage.inverse_and_log_det(z, latent, stage_context)
       log_det += stage_log_det
     return z, log_det

@@ -6,20 +6,23 @@ ask of it as much as you like: `model.apply({"params": params}, ..., method="NAM
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from srflow_jax.model.encoders import Encoder, EncoderSpec
+from srflow_jax.model.features import Given, pad_to
 from srflow_jax.model.flow import ConditionalFlow, Latents, StageContext, StageSpec
-from srflow_jax.model.nets import ConditionerSpec
+from srflow_jax.model.kinds import Part
+from srflow_jax.model.targets import Target
 from srflow_jax.ops.noise import normal_field
 
 Array = jax.Array
 Origin = tuple[int | Array, int | Array]  # row and column of an LR pixel
+
+_LAST_LAYERS_REACH = 8  # LR pixels that tiles overlap by at least, for what follows the encoder
 
 
 @flax.struct.dataclass
@@ -27,20 +30,18 @@ class Context:
   """All that depends on the LR image alone.
 
   Attributes:
-    stages: for each stage, the injectors' shifts and scales and the LR part of the coupling nets'
-      first convolutions, `[steps, B, h, w, channels]` each.
+    stages: the contexts of the flow's stages; () for a model without a flow.
+    base: the image that is added to what the flow gives, of `padded_size`; None for none.
+    batch: images in the batch.
     hr_size: height and width of the image that the flow models.
     padded_size: the same, enlarged at the bottom and right to what the flow's squeezes divide.
   """
 
   stages: tuple[StageContext, ...]
+  base: Array | None
+  batch: int = flax.struct.field(pytree_node=False)
   hr_size: tuple[int, int] = flax.struct.field(pytree_node=False)
   padded_size: tuple[int, int] = flax.struct.field(pytree_node=False)
-
-  @property
-  def batch(self) -> int:
-    """Images in the batch."""
-    return jax.tree.leaves(self.stages)[0].shape[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,103 +79,59 @@ class DensityParts:
     return sum(self.log_dets) + sum(self.latent_log_probs)
 
 
-def pad_to(image: Array, size: tuple[int, int]) -> Array:
-  """Pads `[B, h, w, C]` by reflection at the bottom and right to `size` (height, width)."""
-  pads = [new - old for new, old in zip(size, image.shape[1:3], strict=True)]
-  # One pixel has nothing to reflect: it is repeated.
-  for axis, pad in enumerate(pads, start=1):
-    widths = [(0, pad if i == axis else 0) for i in range(4)]
-    image = jnp.pad(image, widths, "reflect" if image.shape[axis] > 1 else "edge")
-  return image
+def standard_normal_log_prob(z: Array) -> Array:
+  """The log-density of `[B, h, w, C]` under N(0, 1): `[B]`, nats."""
+  return -0.5 * jnp.sum(z**2 + math.log(2 * math.pi), axis=(1, 2, 3))
 
 
-def standard_normal_log_prob(latents: Latents) -> Array:
-  """The log-density of latents under N(0, 1), summed over all of them: `[B]`, nats."""
-  return sum(-0.5 * jnp.sum(z**2 + math.log(2 * math.pi), axis=(1, 2, 3)) for z in latents)
-
-
-class SRFlow(nn.Module):
-  """A conditional normalizing flow from HR images to latents, given LR images.
+class Model(nn.Module, kw_only=True):
+  """What sampling, evaluation and training ask of a model.
 
   LR images are `[B, h, w, 3]`, HR images `[B, h * scale, w * scale, 3]`, values in [0, 1]. Any size
-  will do: where the flow's squeezes do not divide it, both are padded by reflection, likelihoods
-  are those of the padded image, and what is decoded is cropped back.
+  will do.
+
+  Attributes:
+    scale: HR size over LR size.
+    encoder_part: the encoder.
+    compute: how it computes.
+    loss_name: what the loss is called in logs.
+    parts: the parts of the tree of parameters.
+    stochastic: whether there are latents and a density; else all samples of an image are equal.
   """
 
   scale: int
-  encoder_spec: EncoderSpec
-  conditioner_spec: ConditionerSpec
-  stage_specs: tuple[StageSpec, ...]
+  encoder_part: Part
   compute: ComputeSpec = ComputeSpec()
 
-  loss_name: ClassVar[str] = "nll"
-  parts: ClassVar[tuple[str, ...]] = ("encoder", "flow")  # of the tree of parameters
-
-  def setup(self) -> None:
-    self.encoder = Encoder(self.encoder_spec, self.scale, **dataclasses.asdict(self.compute))
-    self.flow = ConditionalFlow(
-      self.stage_specs,
-      self.conditioner_spec,
-      self.encoder_spec.feature_channels,
-      self.compute.remat,
-    )
+  loss_name: ClassVar[str]
+  parts: ClassVar[tuple[str, ...]]
+  stochastic: ClassVar[bool]
 
   @property
   def lr_multiple(self) -> int:
     """What LR height and width are padded to multiples of."""
-    return max(1, math.prod(spec.squeeze for spec in self.stage_specs) // self.scale)
+    return 1
 
-  def condition(self, lr: Array) -> Context:
-    """Computes the context of lr `[B, h, w, 3]`."""
-    multiple = self.lr_multiple
-    height, width = (-(-size // multiple) * multiple for size in lr.shape[1:3])
-    features = self.encoder.features(pad_to(lr, (height, width)), self.flow.downscales)
-    return Context(
-      stages=self.flow.condition(features),
-      hr_size=(lr.shape[1] * self.scale, lr.shape[2] * self.scale),
-      padded_size=(height * self.scale, width * self.scale),
-    )
+  @property
+  def tile_overlap(self) -> int:
+    """LR pixels of overlap that leave less than a quarter of a grey level between tiles and image.
 
-  def forward_and_log_det(self, hr: Array, context: Context) -> tuple[Latents, Array]:
-    """Maps hr to latents, finest first, and the log-det `[B]`, nats, of that map.
+    What lies beyond a network's border fades with each layer that passes it on, so this is a rule
+    of the parts' own (`reach`); `benchmarks/tiles.py` measures the difference for any run.
+    """
+    return self.encoder_part.unbound(scale=self.scale).reach + _LAST_LAYERS_REACH
+
+  def condition(self, given: Given) -> Context:
+    """Computes the context of LR images, and of what else the model is told."""
+    raise NotImplementedError
+
+  def density_parts(self, hr: Array, context: Context) -> DensityParts:
+    """What the log-density of hr `[B, H, W, 3]` is the sum of.
 
     Raises:
       ValueError: hr's size is not `scale` times that of the LR image.
     """
-    if hr.shape[1:3] != context.hr_size:
-      raise ValueError(f"hr is {hr.shape[1:3]}, its LR image asks for {context.hr_size}")
-    return self.flow.forward_and_log_det(pad_to(hr, context.padded_size), context.stages)
-
-  def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
-    """Maps latents to an image, and the log-det `[B]`, nats, of that map (before cropping)."""
-    hr, log_det = self.flow.inverse_and_log_det(latents, context.stages)
-    height, width = context.hr_size
-    return hr[:, :height, :width], log_det
-
-  def density_parts(self, hr: Array, context: Context) -> DensityParts:
-    """What `log_prob_from_context` is the sum of."""
-    hr = pad_to(hr, context.padded_size)
-    latents, log_dets = self.flow.forward_by_stage(hr, context.stages)
-    log_probs = tuple(standard_normal_log_prob((z,)) for z in latents)
-    return DensityParts(log_dets, log_probs, latents)
-
-  def log_prob_from_context(self, hr: Array, context: Context) -> Array:
-    """`log p(hr | lr)`, `[B]`, nats: the latents' log-density plus the log-det."""
-    latents, log_det = self.forward_and_log_det(hr, context)
-    return standard_normal_log_prob(latents) + log_det
-
-  def log_prob(self, hr: Array, lr: Array) -> Array:
-    """`log p(hr | lr)`, `[B]`, nats."""
-    return self.log_prob_from_context(hr, self.condition(lr))
-
-  def nll(self, hr: Array, lr: Array) -> Array:
-    """The published loss: `-log_prob` in bits per (padded) pixel, `[B]`."""
-    context = self.condition(lr)
-    return -self.log_prob_from_context(hr, context) / (math.log(2) * math.prod(context.padded_size))
-
-  def loss(self, hr: Array, lr: Array) -> Array:
-    """What training minimises, `[B]`: the nll."""
-    return self.nll(hr, lr)
+    raise NotImplementedError
 
   def latents_at(
     self, key: Array, context: Context, temperature: float | Array, origin: Origin = (0, 0)
@@ -183,15 +140,15 @@ class SRFlow(nn.Module):
 
     They are windows of fields over the whole plane: `origin` says where.
     """
-    shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
-    keys = jax.random.split(key, len(shapes))
+    raise NotImplementedError
 
-    def draw(k: Array, shape: tuple[int, ...]) -> Array:
-      downscale = context.padded_size[0] // shape[1]
-      corner = (side * self.scale // downscale for side in origin)
-      return temperature * normal_field(k, shape, *corner)
+  def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
+    """Maps latents to an image, and the log-det `[B]`, nats, of that map (before cropping)."""
+    raise NotImplementedError
 
-    return tuple(draw(k, shape) for k, shape in zip(keys, shapes, strict=True))
+  def loss(self, hr: Array, given: Given) -> Array:
+    """What training minimises, `[B]`."""
+    raise NotImplementedError
 
   def sample_from_context(
     self,
@@ -226,59 +183,155 @@ class SRFlow(nn.Module):
       lambda model, z: model.inverse_and_log_det(z, context)[0],
       variable_axes={"params": None},
       split_rngs={"params": False},
+      axis_size=num_samples,
     )
     return decode(self, latents)
 
   def sample(
-    self, key: Array, lr: Array, temperature: float | Array, num_samples: int = 1
+    self, key: Array, given: Given, temperature: float | Array, num_samples: int = 1
   ) -> Array:
-    """Draws `[num_samples, B, H, W, 3]` images given lr; the context is computed once."""
-    return self.sample_from_context(key, self.condition(lr), temperature, num_samples)
+    """Draws `[num_samples, B, H, W, 3]` images; the context is computed once."""
+    return self.sample_from_context(key, self.condition(given), temperature, num_samples)
 
-  def super_resolve(self, lr: Array) -> Array:
-    """The encoder's own deterministic super-resolution, `[B, H, W, 3]`."""
-    return self.encoder.super_resolve(lr)
+  def super_resolve(self, given: Given) -> Array:
+    """The encoder's own deterministic super-resolution, `[B, H, W, 3]`, not clipped."""
+    return self.encoder.super_resolve(self.encoder.trunk(given))
 
-  def every_layer(self, hr: Array, lr: Array) -> tuple[Array, Array]:
+  def every_layer(self, hr: Array, given: Given) -> Any:
     """Runs every layer once: what `building.init_params` calls to create all parameters."""
-    return self.log_prob(hr, lr), self.super_resolve(lr)
+    loss = self.loss(hr, given)
+    return (loss, self.super_resolve(given)) if self.encoder.super_resolves else (loss, ())
 
 
-class SuperResolver(nn.Module):
-  """The encoder alone, as the deterministic model that it is: `stages = ()` in a configuration.
+class SRFlow(Model, kw_only=True):
+  """A conditional normalizing flow from HR images to latents, given LR images.
 
-  It answers to those of `SRFlow`'s methods that need no density.
+  Where the flow's squeezes do not divide an image, HR and LR are padded by reflection, likelihoods
+  are those of the padded image, and what is decoded is cropped back.
+
+  Attributes:
+    stage_specs: the flow's stages.
+    target: what the flow models of HR.
   """
 
-  scale: int
-  encoder_spec: EncoderSpec
-  compute: ComputeSpec = ComputeSpec()
+  stage_specs: tuple[StageSpec, ...] = ()
+  target: Target | None = None
+
+  loss_name: ClassVar[str] = "nll"
+  parts: ClassVar[tuple[str, ...]] = ("encoder", "flow")
+  stochastic: ClassVar[bool] = True
+
+  def setup(self) -> None:
+    self.encoder = self.encoder_part(scale=self.scale, **dataclasses.asdict(self.compute))
+    self.flow = ConditionalFlow(self.stage_specs, self.encoder.feature_channels, self.compute.remat)
+
+  @property
+  def lr_multiple(self) -> int:
+    """See the base class."""
+    return max(1, math.prod(spec.squeeze for spec in self.stage_specs) // self.scale)
+
+  @property
+  def tile_overlap(self) -> int:
+    """See the base class."""
+    layers = [part for spec in self.stage_specs for part in (*spec.transition, *spec.step)]
+    reaches = [part.unbound(channels=2, feature_channels=1).reach for part in layers]
+    return self.encoder_part.unbound(scale=self.scale).reach + max(_LAST_LAYERS_REACH, *reaches)
+
+  def condition(self, given: Given) -> Context:
+    """See the base class."""
+    multiple = self.lr_multiple
+    batch, *lr_size = given.lr.shape[:3]
+    height, width = (-(-side // multiple) * multiple for side in lr_size)
+    padded = given.padded((height, width), self.scale)
+    trunk = self.encoder.trunk(padded)
+    features = self.encoder.features(trunk, self.flow.downscales)
+    return Context(
+      stages=self.flow.condition(features, padded),
+      base=self.target.base(padded.lr, self.scale, lambda: self.encoder.super_resolve(trunk)),
+      batch=batch,
+      hr_size=(lr_size[0] * self.scale, lr_size[1] * self.scale),
+      padded_size=(height * self.scale, width * self.scale),
+    )
+
+  def density_parts(self, hr: Array, context: Context) -> DensityParts:
+    """See the base class."""
+    if hr.shape[1:3] != context.hr_size:
+      raise ValueError(f"hr is {hr.shape[1:3]}, its LR image asks for {context.hr_size}")
+    image = pad_to(hr, context.padded_size)
+    if context.base is not None:
+      image -= context.base
+    latents, log_dets = self.flow.forward_by_stage(image, context.stages)
+    return DensityParts(log_dets, tuple(map(standard_normal_log_prob, latents)), latents)
+
+  def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
+    """See the base class."""
+    image, log_det = self.flow.inverse_and_log_det(latents, context.stages)
+    if context.base is not None:
+      image += context.base
+    height, width = context.hr_size
+    return image[:, :height, :width], log_det
+
+  def log_prob(self, hr: Array, given: Given) -> Array:
+    """`log p(hr | lr)`, `[B]`, nats."""
+    return self.density_parts(hr, self.condition(given)).log_prob
+
+  def nll(self, hr: Array, given: Given) -> Array:
+    """The published loss: the negative log-density in bits per (padded) pixel, `[B]`."""
+    context = self.condition(given)
+    pixels = math.prod(context.padded_size)
+    return -self.density_parts(hr, context).log_prob / (math.log(2) * pixels)
+
+  def loss(self, hr: Array, given: Given) -> Array:
+    """The nll."""
+    return self.nll(hr, given)
+
+  def latents_at(
+    self, key: Array, context: Context, temperature: float | Array, origin: Origin = (0, 0)
+  ) -> Latents:
+    """See the base class."""
+    shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
+    keys = jax.random.split(key, len(shapes))
+
+    def draw(k: Array, shape: tuple[int, ...]) -> Array:
+      downscale = context.padded_size[0] // shape[1]
+      corner = (side * self.scale // downscale for side in origin)
+      return temperature * normal_field(k, shape, *corner)
+
+    return tuple(draw(k, shape) for k, shape in zip(keys, shapes, strict=True))
+
+
+class SuperResolver(Model, kw_only=True):
+  """The encoder alone, as the deterministic model that it is: `stages = ()` in a configuration.
+
+  It has no latents and no density: `latents_at` gives none, and the parts of a density are none.
+  """
 
   loss_name: ClassVar[str] = "l1"
   parts: ClassVar[tuple[str, ...]] = ("encoder",)
-  lr_multiple: ClassVar[int] = 1
+  stochastic: ClassVar[bool] = False
 
   def setup(self) -> None:
-    self.encoder = Encoder(self.encoder_spec, self.scale, **dataclasses.asdict(self.compute))
+    self.encoder = self.encoder_part(scale=self.scale, **dataclasses.asdict(self.compute))
 
-  def super_resolve(self, lr: Array) -> Array:
-    """Enlarges lr `[B, h, w, 3]` to `[B, h * scale, w * scale, 3]`, not clipped."""
-    return self.encoder.super_resolve(lr)
+  def condition(self, given: Given) -> Context:
+    """A context whose base is the image."""
+    size = (given.lr.shape[1] * self.scale, given.lr.shape[2] * self.scale)
+    return Context((), self.super_resolve(given), given.lr.shape[0], size, size)
 
-  def sample(
-    self, key: Array, lr: Array, temperature: float | Array, num_samples: int = 1
-  ) -> Array:
-    """`[num_samples, B, H, W, 3]`, all equal: neither key nor temperature changes anything."""
-    sr = self.super_resolve(lr)
-    return jnp.broadcast_to(sr, (num_samples, *sr.shape))
+  def density_parts(self, hr: Array, context: Context) -> DensityParts:
+    """Nothing, for there is no density."""
+    return DensityParts((), (), ())
 
-  def loss(self, hr: Array, lr: Array) -> Array:
-    """What training minimises, `[B]`: the mean absolute error."""
-    return jnp.mean(jnp.abs(self.super_resolve(lr) - hr), axis=(1, 2, 3))
+  def latents_at(
+    self, key: Array, context: Context, temperature: float | Array, origin: Origin = (0, 0)
+  ) -> Latents:
+    """None."""
+    return ()
 
-  def every_layer(self, hr: Array, lr: Array) -> Array:
-    """Runs every layer once: what `building.init_params` calls to create all parameters."""
-    return self.super_resolve(lr)
+  def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
+    """The image."""
+    return context.base, jnp.zeros(context.batch)
 
-
-Model = SRFlow | SuperResolver
+  def loss(self, hr: Array, given: Given) -> Array:
+    """The mean absolute error."""
+    return jnp.mean(jnp.abs(self.super_resolve(given) - hr), axis=(1, 2, 3))

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from srflow_jax.errors import InputError
-from srflow_jax.model.model import Model, SuperResolver
+from srflow_jax.model.features import Given
+from srflow_jax.model.model import Model
 from srflow_jax.sampling.tiles import Tiling, smallest_tile, tiling
 
 Size = tuple[int, int]  # height and width in LR pixels
@@ -90,7 +91,6 @@ class Programs:
     """Takes the model, and variables or their shapes."""
     self._model = model
     self._variables = variables
-    self._stochastic = not isinstance(model, SuperResolver)
     self.get = functools.cache(self._compile)
     self.context = functools.cache(self._context)
     self.latents = functools.cache(self._latents)
@@ -115,15 +115,15 @@ class Programs:
     return self.trace(method, size, batch).lower().compile()
 
   def _condition(self, size: Size, batch: int) -> tuple[Callable, tuple]:
-    method = "condition" if self._stochastic else "super_resolve"
-    return functools.partial(self._model.apply, method=method), (_floats((1, *size, 3)),)
+    def condition(variables: Any, lr: jax.Array) -> Any:
+      return self._model.apply(variables, Given(lr), method="condition")
+
+    return condition, (_floats((1, *size, 3)),)
 
   def _draw(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     def draw(
       variables: Any, key: jax.Array, context: Any, temperature: Any, first: Any, origin: Any
     ) -> jax.Array:
-      if not self._stochastic:
-        return jnp.broadcast_to(context, (batch, *context.shape[1:]))
       arguments = key, context, temperature, batch, first, origin
       return self._model.apply(variables, *arguments, method="sample_from_context")[:, 0]
 
@@ -134,7 +134,7 @@ class Programs:
   def _density(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     def density(variables: Any, context: Any, hr: jax.Array) -> Any:
       return self._model.apply(
-        variables, hr, context, method="density_parts", mutable=["smallest_scale"]
+        variables, hr, context, method="density_parts", mutable=["inverse_factor"]
       )
 
     scale = self._model.scale
@@ -176,7 +176,7 @@ class Planner:
     if not 0 <= max_memory_gb < math.inf:
       raise InputError(f"max_memory_gb is {max_memory_gb}: it must be 0 or more, and finite")
     if overlap is None:
-      overlap = default_overlap(model)
+      overlap = model.tile_overlap
     if overlap < 0:
       raise InputError(f"tile_overlap is {overlap}: it must be at least 0")
     self.budget = int(max_memory_gb * _GB) or _default_budget()
@@ -260,15 +260,6 @@ class Planner:
       f"an image of {size[1]}x{size[0]} LR pixels does not fit {self.budget / _GB:.2f} GB of "
       f"memory: tiles with an overlap of {self.overlap} need {needed / _GB:.2f} GB"
     )
-
-
-def default_overlap(model: Model) -> int:
-  """LR pixels that leave less than a quarter of a grey level between tiles and the whole image.
-
-  What a network sees at its border fades with each block of the encoder that passes it on, so the
-  rule goes by their number; `benchmarks/tiles.py` measures the difference for any run.
-  """
-  return 8 + 4 * model.encoder_spec.num_blocks
 
 
 def num_bytes(tree: Any) -> int:

@@ -83,7 +83,7 @@ class Sampler:
     max_memory_gb: The budget in 10^9 bytes: on a CPU of the whole process, else of the device's
       memory. 0 for half of the machine's memory, or three quarters of the device's.
     overlap: LR pixels from a tile's border that are computed and not kept; None for
-      `default_overlap`.
+      the model's `tile_overlap`.
     max_batch: Samples that are drawn at a time, at most; None for as many as fit, on a CPU no more
       than it has cores.
   """
@@ -241,7 +241,7 @@ class Sampler:
       The density. In tiles it is right up to what the overlap lets through.
     """
     padded = self._padded(hr)
-    sums, smallest, errors = None, [], []
+    sums, factors, errors = None, [], []
     for sign, window in prepared.plan.tiling.signed_windows():
       context = prepared.context
       if context is None:
@@ -249,7 +249,7 @@ class Sampler:
       parts, noted = self._density(padded, window, context)
       signed = np.array([sign * float(x[0]) for x in (*parts.log_dets, *parts.latent_log_probs)])
       sums = signed if sums is None else sums + signed
-      smallest += (float(leaf.min()) for leaf in jax.tree.leaves(noted))
+      factors += (float(leaf.max()) for leaf in jax.tree.leaves(noted))
       if round_trip:
         back = self.programs.get("decode", _size(window))(self.variables, context, parts.latents)
         expected = padded[:, *_scaled(window, self.model.scale)]
@@ -260,7 +260,7 @@ class Sampler:
       tuple(sums[count:].tolist()),
       padded[0, ..., 0].size,
       float(np.max(errors)) if round_trip else None,
-      1 / float(np.min(smallest or math.nan)),
+      float(np.max(factors or math.nan)),
     )
 
   def _density(self, padded: np.ndarray, window: Window, context: Any) -> tuple[Any, Any]:

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
+from srflow_jax.model.noises import read_noise
 from srflow_jax.training.optimizer import global_norm
 from srflow_jax.training.step import split_images, to_training_images
 
@@ -50,7 +52,7 @@ def _not_finite(tree: Any) -> Array:
   return ~jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _loss_and_places(model: Model, params: Params, hr: Array, lr: Array) -> tuple[Array, Places]:
+def _loss_and_places(model: Model, params: Params, hr: Array, given: Given) -> tuple[Array, Places]:
   """The model's mean loss, and as places the images, each layer's output and the loss."""
   called = {}  # as an ordered set: a layer comes after those that it is made of
   nets = 0  # that are being computed, one within the other
@@ -68,9 +70,9 @@ def _loss_and_places(model: Model, params: Params, hr: Array, lr: Array) -> tupl
     return result
 
   with nn.intercept_methods(note):
-    loss, noted = model.apply({"params": params}, hr, lr, method="loss", mutable=["places"])
+    loss, noted = model.apply({"params": params}, hr, given, method="loss", mutable=["places"])
   outputs = flax.traverse_util.flatten_dict(noted["places"])
-  places = {"the batch's hr": _not_finite(hr), "the batch's lr": _not_finite(lr)}
+  places = {"the batch's hr": _not_finite(hr), "the batch's lr": _not_finite(given.lr)}
   found = {path: outputs[*path, "output"] for path in called}
   stacked = {path for path, value in found.items() if value.ndim}
   repeated = frozenset(_outermost(path, stacked) for path in stacked)
@@ -134,9 +136,9 @@ def make_diagnosis(model: Model, config: Any, parts: tuple[str, ...]) -> Callabl
 
   def diagnosis(params: Params, key: Array, batch: dict[str, Array], step: Array) -> Places:
     key = jax.random.fold_in(key, step)
-    images = to_training_images(batch, config.data.noise_std, key)
+    images = to_training_images(batch, read_noise(config.data.noise), key)
 
-    def of_split(images: tuple[Array, Array]) -> Places:
+    def of_split(images: tuple[Array, Given]) -> Places:
       def loss(trained: Params) -> tuple[Array, Places]:
         return _loss_and_places(model, params | trained, *images)
 

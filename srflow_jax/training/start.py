@@ -11,6 +11,7 @@ from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import init_params
 from srflow_jax.model.model import Model
+from srflow_jax.model.noises import read_noise
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
 
@@ -70,5 +71,6 @@ def initial_state(
   """
   key = jax.random.key(config.seed)
   init_key, noise_key = jax.random.split(key)
-  hr, lr = to_training_images(jax.tree.map(jnp.asarray, batch), config.data.noise_std, noise_key)
-  return create_state(config.optim, init_params(model, init_key, hr, lr, given), key)
+  images = jax.tree.map(jnp.asarray, batch)
+  hr, given_images = to_training_images(images, read_noise(config.data.noise), noise_key)
+  return create_state(config.optim, init_params(model, init_key, hr, given_images, given), key)

@@ -8,7 +8,9 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
+from srflow_jax.model.noises import Noise, read_noise
 from srflow_jax.training import optimizer
 
 Array = jax.Array
@@ -57,20 +59,23 @@ def create_state(optim: Any, params: Params, key: Array) -> TrainState:
   )
 
 
-def to_training_images(
-  batch: dict[str, Array], noise_std: float, key: Array
-) -> tuple[Array, Array]:
-  """Turns uint8 images into float32 in [0, 1]; HR gets Gaussian noise.
+def to_images(batch: dict[str, Array]) -> tuple[Array, Given]:
+  """Turns uint8 images into what a model takes, float32 in [0, 1]; adds no noise.
 
   Args:
     batch: {"hr": uint8 `[B, H, W, 3]`, "lr": uint8 `[B, h, w, 3]`}.
-    noise_std: in grey levels of 255.
-    key: of the noise.
+
+  Returns:
+    HR images, and what the model is told of them.
   """
   hr, lr = (batch[name].astype(jnp.float32) / 255 for name in ("hr", "lr"))
-  if noise_std:
-    hr += noise_std / 255 * jax.random.normal(key, (hr.size,)).reshape(hr.shape)
-  return hr, lr
+  return hr, Given(lr)
+
+
+def to_training_images(batch: dict[str, Array], noise: Noise, key: Array) -> tuple[Array, Given]:
+  """As `to_images`, with the noise of training; `key` is the noise's."""
+  hr, given = to_images(batch)
+  return noise.add(key, hr, given.lr)
 
 
 def split_images(images: Any, splits: int) -> Any:
@@ -80,14 +85,14 @@ def split_images(images: Any, splits: int) -> Any:
 
 
 def _loss_and_gradients(
-  model: Model, params: Params, parts: tuple[str, ...], images: tuple[Array, Array], splits: int
+  model: Model, params: Params, parts: tuple[str, ...], images: tuple[Array, Given], splits: int
 ) -> tuple[Array, Params]:
   """The mean loss over a batch and its gradients for `parts`.
 
   The batch is worked off in so many `splits`, one after the other, which takes the memory of one.
   """
 
-  def mean_loss(trained: Params, images: tuple[Array, Array]) -> Array:
+  def mean_loss(trained: Params, images: tuple[Array, Given]) -> Array:
     return jnp.mean(model.apply({"params": params | trained}, *images, method="loss"))
 
   trained = {part: params[part] for part in parts}
@@ -95,7 +100,7 @@ def _loss_and_gradients(
   if splits == 1:
     return value_and_grad(trained, images)
 
-  def add(total: Params, images: tuple[Array, Array]) -> tuple[Params, Array]:
+  def add(total: Params, images: tuple[Array, Given]) -> tuple[Params, Array]:
     loss, gradients = value_and_grad(trained, images)
     return jax.tree.map(jnp.add, total, gradients), loss
 
@@ -130,7 +135,7 @@ def train_step(
   """
   optim = config.optim
   key = jax.random.fold_in(state.key, state.step)
-  images = to_training_images(batch, config.data.noise_std, key)
+  images = to_training_images(batch, read_noise(config.data.noise), key)
   loss, gradients = _loss_and_gradients(
     model, state.params, parts, images, optim.accumulation_steps
   )

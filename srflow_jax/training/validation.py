@@ -20,7 +20,7 @@ from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.planning import Plan
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
-from srflow_jax.training.step import to_training_images
+from srflow_jax.training.step import to_images
 
 Array = jax.Array
 Batch = dict[str, Any]
@@ -62,8 +62,7 @@ class Validation:
 
     @jax.jit
     def mean_loss(params: Any, batch: Batch) -> Array:
-      hr, lr = to_training_images(batch, 0.0, jax.random.key(0))
-      return jnp.mean(model.apply({"params": params}, hr, lr, method="loss"))
+      return jnp.mean(model.apply({"params": params}, *to_images(batch), method="loss"))
 
     self._mean_loss = mean_loss
 

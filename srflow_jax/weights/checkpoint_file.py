@@ -15,6 +15,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
 from srflow_jax.model.encoders import GLOBAL_SKIPS
+from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.weights import files
 from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict
@@ -182,6 +183,8 @@ def _enlargement_psnr(
   top, left = ((side - _PHOTOGRAPH_SIZE) // 2 for side in image.shape[:2])
   hr = image[top : top + _PHOTOGRAPH_SIZE, left : left + _PHOTOGRAPH_SIZE]
   lr = (bicubic_resize(hr, 1 / model.scale)[None] / 255).astype(np.float32)
-  sr = jax.jit(lambda params: model.apply({"params": params}, lr, method="super_resolve"))(params)
+  sr = jax.jit(lambda params: model.apply({"params": params}, Given(lr), method="super_resolve"))(
+    params
+  )
   error = float(np.mean((np.clip(sr[0], 0, 1) - hr / 255) ** 2))
   return -10 * math.log10(max(error, 1e-10))

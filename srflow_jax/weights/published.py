@@ -5,6 +5,7 @@ follow that one table. Published kernels are `[O, I, k, k]`, ours `[k, k, I, O]`
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,14 +13,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.errors import InputError
-from srflow_jax.model.building import abstract_params
+from srflow_jax.model.building import PUBLISHED_STEP, PUBLISHED_TRANSITION, abstract_params
+from srflow_jax.model.kinds import Part, all_parts
 from srflow_jax.model.model import Model, SRFlow
-from srflow_jax.model.nets import ConditionerSpec
 from srflow_jax.weights.rrdb_names import SRFLOW, Path, RRDBNames
 
 FLOW_PREFIX = "flowUpsamplerNet."
 # A layer that the published checkpoints hold and nothing uses.
 UNUSED_PREFIX = f"{FLOW_PREFIX}f."
+# Layers of a step that have a net, and what their nets are called.
+_CONDITIONED = {"injector": "fFeatures", "coupling": "fAffine"}
+# Settings of published kinds that no published model has otherwise.
+_PUBLISHED_SETTINGS = {"sees_features": True, "given": ("kept",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +76,8 @@ def _conv(path: Path, name: str) -> Iterator[Tensor]:
   yield Tensor((*path, "bias"), f"{name}.bias", "vector")
 
 
-def _zero_conv(path: Path, name: str) -> Iterator[Tensor]:
-  yield from _conv((*path, "conv"), name)
+def _zero_conv(path: Path, name: str, inner: Path = ("conv",)) -> Iterator[Tensor]:
+  yield from _conv((*path, *inner), name)
   yield Tensor((*path, "logs"), f"{name}.logs", "scale")
 
 
@@ -81,20 +86,21 @@ def _actnorm(path: Path, name: str) -> Iterator[Tensor]:
   yield Tensor((*path, "logs"), f"{name}.actnorm.logs", "map")
 
 
-def _conditioner_names(spec: ConditionerSpec, net: str) -> tuple[str, list[str], str]:
+def _conditioner_names(spec: Part, net: str) -> tuple[str, list[str], str]:
   """Published names of a net's first, hidden and last convolutions; activations are counted."""
-  if not spec.residual_every:  # one sequence
-    hidden = [f"{net}.{2 * i + 2}" for i in range(spec.num_hidden)]
-    return f"{net}.0", hidden, f"{net}.{2 * spec.num_hidden + 2}"
+  num_hidden, residual_every = spec.get("num_hidden"), spec.get("residual_every")
+  if not residual_every:  # one sequence
+    hidden = [f"{net}.{2 * i + 2}" for i in range(num_hidden)]
+    return f"{net}.0", hidden, f"{net}.{2 * num_hidden + 2}"
   hidden = []
-  for i in range(spec.num_hidden):
-    group, place = divmod(i, spec.residual_every)
-    of_group = f"{group}." if spec.residual_every < spec.num_hidden else ""
+  for i in range(num_hidden):
+    group, place = divmod(i, residual_every)
+    of_group = f"{group}." if residual_every < num_hidden else ""
     hidden.append(f"{net}2.{of_group}{2 * place}")
   return f"{net}1.0", hidden, f"{net}3.0"
 
 
-def _conditioner(spec: ConditionerSpec, path: Path, net: str) -> Iterator[Tensor]:
+def _conditioner(spec: Part, path: Path, net: str) -> Iterator[Tensor]:
   first, hidden, last = _conditioner_names(spec, net)
   layers = [("first_norm", first)]
   layers += [(f"hidden_norm_{i}", name) for i, name in enumerate(hidden)]
@@ -102,7 +108,7 @@ def _conditioner(spec: ConditionerSpec, path: Path, net: str) -> Iterator[Tensor
   for i, name in enumerate(hidden):
     yield Tensor((*path, f"hidden_{i}", "kernel"), f"{name}.weight", "kernel")
   for norm, name in layers:
-    if spec.normalize:
+    if spec.get("normalize"):
       yield from _actnorm((*path, norm), name)
     else:
       yield Tensor((*path, norm, "bias"), f"{name}.bias", "vector")
@@ -112,7 +118,7 @@ def _conditioner(spec: ConditionerSpec, path: Path, net: str) -> Iterator[Tensor
 def encoder_tensors(model: Model, names: RRDBNames = SRFLOW) -> Iterator[Tensor]:
   """The encoder's parameters, in order of execution."""
   num_ups = model.scale.bit_length() - 1
-  for path, name in names.convolutions(model.encoder_spec.num_blocks, num_ups):
+  for path, name in names.convolutions(model.encoder_part.get("num_blocks"), num_ups):
     yield from _conv(path, name)
 
 
@@ -120,28 +126,54 @@ def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
   """The flow's parameters. Published layers are numbered through, squeezes and splits included."""
   index = 0
   for s, stage in enumerate(model.stage_specs):
+    nets = {part.kind: part.get("net") for part in stage.step if part.kind in _CONDITIONED}
     index += stage.squeeze > 1
     for i in range(stage.transition_steps + stage.steps):
       layer = f"{FLOW_PREFIX}layers.{index}"
-      path = linear = ("flow", f"stages_{s}", "transitions", i)
+      path = ("flow", f"stages_{s}", "transitions", i)
       if i >= stage.transition_steps:
         path = ("flow", f"stages_{s}", "steps", i - stage.transition_steps)
-        linear = (*path, "linear")
-      yield from _actnorm((*linear, "actnorm"), layer)
-      yield Tensor((*linear, "conv1x1", "kernel"), f"{layer}.invconv.weight", "matrix")
+      yield from _actnorm((*path, "actnorm"), layer)
+      yield Tensor((*path, "mixer", "matrix", "kernel"), f"{layer}.invconv.weight", "matrix")
       if i >= stage.transition_steps:
-        spec = model.conditioner_spec
-        yield from _conditioner(spec, (*path, "injector", "net"), f"{layer}.affine.fFeatures")
-        yield from _conditioner(spec, (*path, "coupling", "net"), f"{layer}.affine.fAffine")
+        for kind, name in _CONDITIONED.items():
+          net = (*path, kind, "conditioner")
+          yield from _conditioner(nets[kind], net, f"{layer}.affine.{name}")
       index += 1
     if stage.split:
-      path = ("flow", f"stages_{s}", "split", "prior")
-      yield from _zero_conv(path, f"{FLOW_PREFIX}layers.{index}.conv")
+      path = ("flow", f"stages_{s}", "prior")
+      yield from _zero_conv(path, f"{FLOW_PREFIX}layers.{index}.conv", inner=())
       index += 1
+
+
+def check_published(model: Model) -> None:
+  """Refuses a model that has a part without published names, by `InputError`; it names the part."""
+  for part in all_parts((model.encoder_part, *_flow_parts(model))):
+    if not part.cls.has_published_names:
+      raise InputError(f"there are no published names for the {part.cls.place} {part.kind!r}")
+    for name, value in part.settings:
+      if value != _PUBLISHED_SETTINGS.get(name, value):
+        raise InputError(f"there are no published names for a {part.kind} with {name} = {value!r}")
+  for i, spec in enumerate(model.stage_specs if isinstance(model, SRFlow) else ()):
+    layers = [part.kind for part in (*spec.transition, *spec.step)]
+    if layers != [*PUBLISHED_TRANSITION, *PUBLISHED_STEP] or spec.keep:
+      raise InputError(f"there are no published names for the layers of stage {i}")
+
+
+def _flow_parts(model: Model) -> tuple[Any, ...]:
+  if not isinstance(model, SRFlow):
+    return ()
+  of_stages = ((*s.transition, *s.step, s.prior) for s in model.stage_specs)
+  return (model.target, *itertools.chain.from_iterable(of_stages))
 
 
 def tensors(model: Model, names: RRDBNames = SRFLOW) -> list[Tensor]:
-  """All parameters of a model with their published names; `names` are the encoder's."""
+  """All parameters of a model with their published names; `names` are the encoder's.
+
+  Raises:
+    InputError: a part is of a kind that nobody has published names for.
+  """
+  check_published(model)
   flow = flow_tensors(model) if isinstance(model, SRFlow) else ()
   return [*encoder_tensors(model, names), *flow]
 

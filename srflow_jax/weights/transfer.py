@@ -15,7 +15,6 @@ import ml_collections
 
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import count_parameters
-from srflow_jax.model.model import SRFlow
 from srflow_jax.runs import write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
@@ -90,9 +89,9 @@ def export_weights(workdir: str, file: str) -> str:
     raise InputError(f"{path}: no such folder: {path.parent}")
   run = checkpoint.load_run(workdir)
   # An RRDB alone gets names that its skip was published with.
-  skip = run.model.encoder_spec.global_skip
+  skip = run.model.encoder_part.get("global_skip")
   alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
-  names = rrdb_names.SRFLOW if isinstance(run.model, SRFlow) else alone
+  names = rrdb_names.SRFLOW if run.model.stochastic else alone
   tensors = to_state_dict(run.model, run.params, names)
   files.write(path, tensors, run.config.model.to_dict())
   lines = [f"{path}: {len(tensors)} tensors, the encoder's in {names.label}'s names"]

@@ -1,0 +1,249 @@
+"""Layers: the invertible parts that a step is made of.
+
+Every layer has two methods that return the result and their own log-determinant, `[B]` in nats:
+
+    z, log_det = layer.forward_and_log_det(z, context)   # image → latents
+    z, log_det = layer.inverse_and_log_det(z, context)   # latents → image, log_det of the *inverse*
+
+so the two log-determinants of one point sum to zero. Arrays are `[B, H, W, C]`. A layer's context
+is what it needs of the LR image: `condition` computes it once, and it serves every sample.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from srflow_jax.model.bijectors import (
+  actnorm_params,
+  by_channel,
+  note_inverse_factor,
+  per_pixel,
+  sum_event,
+)
+from srflow_jax.model.features import Features, Given
+from srflow_jax.model.kinds import Part, Place, kind, part
+from srflow_jax.model.maps import Map
+from srflow_jax.model.mixers import Mixer
+from srflow_jax.model.nets import Net
+
+Array = jax.Array
+
+
+class Layer(nn.Module, Place, kw_only=True):
+  """A bijector of a step.
+
+  Attributes:
+    channels: C of what it maps.
+    feature_channels: channels of the features at its resolution.
+    reach: LR pixels that it sees around a pixel, as `nets.Net.reach` counts them.
+  """
+
+  place: ClassVar[str] = "layer"
+  published: ClassVar[str] = "actnorm"
+
+  channels: int
+  feature_channels: int
+
+  @property
+  def reach(self) -> int:
+    """See the class."""
+    return 0
+
+  def feature_kernel(self) -> Array | None:
+    """A kernel that the features are to be convolved with (`Net.feature_kernel`), or None."""
+    return None
+
+  def condition(self, convolved: Array | None, features: Features, given: Given) -> Any:
+    """Computes the context.
+
+    Args:
+      convolved: the features convolved with `feature_kernel()`; None if that is None.
+      features: of the layer's resolution.
+      given: what the model is told.
+    """
+    return None
+
+  def forward_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+    """Maps z `[B, h, w, C]` towards the latents."""
+    raise NotImplementedError
+
+  def inverse_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+    """Maps it back."""
+    raise NotImplementedError
+
+
+@kind("actnorm")
+class ActNorm(Layer):
+  """A shift and a scale for each channel, set by the first batch (Glow, section 3.1).
+
+      forward:  y = (z + bias) * exp(logs)
+      log-det:  H * W * sum(logs)
+      inverse:  z = y * exp(-logs) - bias
+
+  `init` must see real data.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  @nn.compact
+  def _bias_and_logs(self, z: Array) -> tuple[Array, Array]:
+    return actnorm_params(self, z)
+
+  def forward_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+    """See the base class."""
+    bias, logs = self._bias_and_logs(z)
+    note_inverse_factor(self, -logs)
+    return (z + bias) * jnp.exp(logs), per_pixel(jnp.sum(logs), z)
+
+  def inverse_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+    """See the base class."""
+    bias, logs = self._bias_and_logs(z)
+    return z * jnp.exp(-logs) - bias, per_pixel(-jnp.sum(logs), z)
+
+
+@kind("mixer")
+class Mix(Layer):
+  """One matrix that mixes the channels of every pixel (Glow, section 3.2).
+
+      forward:  y = W z
+      log-det:  H * W * log|det W|
+      inverse:  z = W^-1 y
+
+  Attributes:
+    mixer: the kind of matrix.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  mixer: Part = part(Mixer)
+
+  def setup(self) -> None:
+    self.matrix = self.mixer(channels=self.channels)
+
+  def forward_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+    """See the base class."""
+    w, log_det = self.matrix.matrix_and_log_det()
+    if self.is_mutable_collection("inverse_factor"):
+      note_inverse_factor(self, jnp.log(jnp.linalg.norm(self.matrix.inverse_matrix(), 2)))
+    return jnp.einsum("oi,bhwi->bhwo", w, z, precision="highest"), per_pixel(log_det, z)
+
+  def inverse_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+    """See the base class."""
+    _, log_det = self.matrix.matrix_and_log_det()
+    z = jnp.einsum("oi,bhwi->bhwo", self.matrix.inverse_matrix(), z, precision="highest")
+    return z, per_pixel(-log_det, z)
+
+
+@kind("injector")
+class Injector(Layer):
+  """A map of every channel, given the LR features u alone (SRFlow, section 3.3).
+
+      forward:  y = map(z; h(u))
+      log-det:  sum(log map')
+
+  Attributes:
+    map: the elementwise map.
+    net: the net h.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  map: Map = part(Map)
+  net: Part = part(Net)
+
+  def setup(self) -> None:
+    self.conditioner = self.net(
+      own_channels=0,
+      feature_channels=self.feature_channels,
+      out=self.map.numbers * self.channels,
+    )
+
+  @property
+  def reach(self) -> int:
+    """See the base class."""
+    return self.net.cls.reach
+
+  def feature_kernel(self) -> Array | None:
+    """See the base class."""
+    return self.conditioner.feature_kernel()
+
+  def condition(self, convolved: Array | None, features: Features, given: Given) -> Any:
+    """The map's parameters, which no sample changes."""
+    u = features.whole() if convolved is None else convolved
+    h = self.conditioner(None, u)
+    return self.map.parameters(by_channel(h, self.map.numbers))
+
+  def forward_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+    """See the base class."""
+    z, log_derivative = self.map.forward(z, context)
+    note_inverse_factor(self, -log_derivative)
+    return z, sum_event(log_derivative)
+
+  def inverse_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+    """See the base class."""
+    z, log_derivative = self.map.inverse(z, context)
+    return z, sum_event(log_derivative)
+
+
+@kind("coupling")
+class Coupling(Layer):
+  """A map of the second half b of the channels, given the first half a and the LR features u.
+
+      forward:  b' = map(b; h(a, u))
+      log-det:  sum(log map')
+      inverse:  b = map^-1(b'; h(a, u)), since a is what it was
+
+  The first half has `C // 2` channels.
+
+  Attributes:
+    map: the elementwise map.
+    net: the net h.
+    sees_features: whether h is given u.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  map: Map = part(Map)
+  net: Part = part(Net)
+  sees_features: bool = True
+
+  def setup(self) -> None:
+    self.keep = self.channels // 2
+    self.conditioner = self.net(
+      own_channels=self.keep,
+      feature_channels=self.feature_channels if self.sees_features else 0,
+      out=self.map.numbers * (self.channels - self.keep),
+    )
+
+  @property
+  def reach(self) -> int:
+    """See the base class."""
+    return self.net.cls.reach
+
+  def feature_kernel(self) -> Array | None:
+    """See the base class."""
+    return self.conditioner.feature_kernel() if self.sees_features else None
+
+  def condition(self, convolved: Array | None, features: Features, given: Given) -> Array | None:
+    """What the net takes as u."""
+    if not self.sees_features:
+      return None
+    return features.whole() if convolved is None else convolved
+
+  def _parameters(self, a: Array, u: Array | None) -> Any:
+    return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))
+
+  def forward_and_log_det(self, z: Array, context: Array | None) -> tuple[Array, Array]:
+    """See the base class."""
+    a, b = z[..., : self.keep], z[..., self.keep :]
+    b, log_derivative = self.map.forward(b, self._parameters(a, context))
+    note_inverse_factor(self, -log_derivative)
+    return jnp.concatenate([a, b], -1), sum_event(log_derivative)
+
+  def inverse_and_log_det(self, z: Array, context: Array | None) -> tuple[Array, Array]:
+    """See the base class."""
+    a, b = z[..., : self.keep], z[..., self.keep :]
+    b, log_derivative = self.map.inverse(b, self._parameters(a, context))
+    return jnp.concatenate([a, b], -1), sum_event(log_derivative)

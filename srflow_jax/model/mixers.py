@@ -1,0 +1,111 @@
+"""Mixers: invertible matrices that mix the channels of every pixel (Glow's 1x1 convolutions).
+
+A mixer gives its matrix W `[C, C]` and the logarithm of |det W|; the layer that holds it
+(`layers.Mix`) applies both. The inverse is computed in float64, unless a kind knows a better way.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srflow_jax.model.kinds import Place, kind
+
+Array = jax.Array
+
+
+def random_rotation(key: Array, size: int, dtype: jnp.dtype = jnp.float32) -> Array:
+  """A random rotation or reflection, `[size, size]`, uniform over the orthogonal group."""
+  q, r = jnp.linalg.qr(jax.random.normal(key, (size * size,), dtype).reshape(size, size))
+  return q * jnp.sign(jnp.diag(r))
+
+
+def accurate_inverse(w: Array) -> Array:
+  """The inverse of w `[C, C]`, computed in float64 and rounded to w's own type."""
+  with jax.enable_x64(True):
+    return jnp.linalg.inv(w.astype(jnp.float64)).astype(w.dtype)
+
+
+class Mixer(nn.Module, Place, kw_only=True):
+  """An invertible matrix.
+
+  Attributes:
+    channels: C.
+  """
+
+  place: ClassVar[str] = "mixer"
+  published: ClassVar[str] = "full"
+
+  channels: int
+
+  def matrix_and_log_det(self) -> tuple[Array, Array]:
+    """W `[C, C]` and log|det W|."""
+    raise NotImplementedError
+
+  def inverse_matrix(self) -> Array:
+    """The inverse of W."""
+    return accurate_inverse(self.matrix_and_log_det()[0])
+
+
+@kind("full")
+class Full(Mixer):
+  """Any matrix, at first a random rotation (Glow, section 3.2)."""
+
+  has_published_names: ClassVar[bool] = True
+
+  # One matrix at a time: batching those of equal size saves no time worth having, and the gradient
+  # of a batched slogdet was seen to deadlock on a CPU of two cores (jaxlib 0.10.2).
+
+  def setup(self) -> None:
+    self.kernel = self.param("kernel", random_rotation, self.channels)
+
+  def matrix_and_log_det(self) -> tuple[Array, Array]:
+    """See the base class."""
+    return self.kernel, jnp.linalg.slogdet(self.kernel)[1]
+
+
+@kind("orthogonal")
+class Orthogonal(Mixer):
+  """A rotation, `W = R exp(A - A^T)`, with R a fixed random rotation and A, at first zero, free.
+
+  Its log-det is 0 and its inverse is its transpose, to round-off.
+  """
+
+  def setup(self) -> None:
+    self.skew = self.param("skew", nn.initializers.zeros, (self.channels, self.channels))
+
+  def matrix_and_log_det(self) -> tuple[Array, Array]:
+    """See the base class."""
+    start = _fixed_rotation(self.channels).astype(self.skew.dtype)
+    turn = jax.scipy.linalg.expm(self.skew - self.skew.T)
+    return jnp.matmul(start, turn, precision="highest"), jnp.zeros((), self.skew.dtype)
+
+  def inverse_matrix(self) -> Array:
+    """See the base class."""
+    return self.matrix_and_log_det()[0].T
+
+
+@kind("permutation")
+class Permutation(Mixer):
+  """A fixed permutation of the channels, the same in every step (RealNVP, Dinh et al. 2017)."""
+
+  def matrix_and_log_det(self) -> tuple[Array, Array]:
+    """See the base class."""
+    return jnp.eye(self.channels)[fixed_permutation(self.channels)], jnp.zeros(())
+
+  def inverse_matrix(self) -> Array:
+    """See the base class."""
+    return self.matrix_and_log_det()[0].T
+
+
+def fixed_permutation(channels: int) -> np.ndarray:
+  """A permutation of so many channels, always the same: no parameter holds it."""
+  return np.random.default_rng(channels).permutation(channels)
+
+
+def _fixed_rotation(channels: int) -> Array:
+  """A rotation of so many channels, always the same: no parameter holds it."""
+  q = np.linalg.qr(np.random.default_rng(channels).standard_normal((channels, channels)))[0]
+  return jnp.asarray(q)

@@ -1,0 +1,77 @@
+"""Noise in training: what is added to HR and LR images, and what the model is told of it.
+
+`config.data.noise` names the kind. Validation, likelihoods and sampling add none.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+
+from srflow_jax.blocks import limited
+from srflow_jax.model.features import Given
+from srflow_jax.model.kinds import Place, kind, read_part
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise(Place):
+  """What is added in training."""
+
+  place: ClassVar[str] = "noise"
+  published: ClassVar[str] = "gaussian"
+
+  def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
+    """Adds noise.
+
+    Args:
+      key: of the noise.
+      hr: `[B, H, W, 3]`, values in [0, 1].
+      lr: its LR images, `[B, h, w, 3]`.
+
+    Returns:
+      HR with noise, and what the model is told.
+    """
+    raise NotImplementedError
+
+
+@kind("gaussian")
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise(Noise):
+  """Gaussian noise of one size in HR, of which the model is not told (SRFlow-DA).
+
+  Attributes:
+    std: its standard deviation, in grey levels of 255.
+  """
+
+  std: float = limited(at_least=0.0, at_most=255.0)
+
+  def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
+    """See the base class."""
+    if self.std:
+      # Drawn flat, which compiles faster; the values are the same.
+      hr += self.std / 255 * jax.random.normal(key, (hr.size,)).reshape(hr.shape)
+    return hr, Given(lr)
+
+
+@kind("uniform")
+@dataclasses.dataclass(frozen=True)
+class UniformNoise(Noise):
+  """Uniform noise in HR: dequantisation, for a width of one grey level (Theis et al. 2016).
+
+  Attributes:
+    width: of the interval around 0, in grey levels of 255.
+  """
+
+  width: float = limited(1.0, above=0.0, at_most=255.0)
+
+  def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
+    """See the base class."""
+    noise = jax.random.uniform(key, (hr.size,), hr.dtype, -0.5, 0.5).reshape(hr.shape)
+    return hr + self.width / 255 * noise, Given(lr)
+
+
+def read_noise(block: Any) -> Noise:
+  """Reads a configuration's block `data.noise`; `InputError` if it cannot be used."""
+  return read_part(Noise, block, "config.data.noise")

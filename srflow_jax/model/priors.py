@@ -1,0 +1,145 @@
+"""Priors: the last map of each latent, from what leaves the flow to standard normal.
+
+What a split factors out, and what leaves the last stage, each pass a prior: a bijector to standard
+normal that may be given the channels that the split keeps, the features, both or neither.
+
+    eps, log_det = prior.forward_and_log_det(rest, kept, context)   # image → latents
+    rest, log_det = prior.inverse_and_log_det(eps, kept, context)   # latents → image
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from srflow_jax.blocks import limited
+from srflow_jax.model.bijectors import by_channel, note_inverse_factor, sum_event
+from srflow_jax.model.features import Features, Given
+from srflow_jax.model.kinds import Place, kind
+from srflow_jax.ops.convolutions import conv
+
+Array = jax.Array
+
+
+class Prior(nn.Module, Place, kw_only=True):
+  """A bijector to standard normal.
+
+  Attributes:
+    channels: channels of what it maps.
+    kept_channels: channels that the split keeps; 0 at the end of the flow.
+    feature_channels: channels of the features at its resolution.
+  """
+
+  place: ClassVar[str] = "prior"
+  published: ClassVar[str] = "gaussian"
+
+  channels: int
+  kept_channels: int
+  feature_channels: int
+
+  @staticmethod
+  def needs_kept(settings: dict[str, Any]) -> bool:
+    """Whether it can only stand at a split, where some channels are kept."""
+    return False
+
+  def condition(self, features: Features, given: Given) -> Any:
+    """Computes what the prior needs of the LR image, once for all samples."""
+    return None
+
+  def forward_and_log_det(
+    self, rest: Array, kept: Array | None, context: Any
+  ) -> tuple[Array, Array]:
+    """Maps rest `[B, h, w, channels]` to eps; kept is None at the end of the flow."""
+    raise NotImplementedError
+
+  def inverse_and_log_det(
+    self, eps: Array, kept: Array | None, context: Any
+  ) -> tuple[Array, Array]:
+    """Maps it back."""
+    raise NotImplementedError
+
+
+@kind("standard")
+class Standard(Prior):
+  """The identity: what arrives should be standard normal already."""
+
+  has_published_names: ClassVar[bool] = True
+
+  def forward_and_log_det(
+    self, rest: Array, kept: Array | None, context: None
+  ) -> tuple[Array, Array]:
+    """See the base class."""
+    return rest, jnp.zeros(rest.shape[0], rest.dtype)
+
+  def inverse_and_log_det(
+    self, eps: Array, kept: Array | None, context: None
+  ) -> tuple[Array, Array]:
+    """See the base class."""
+    return eps, jnp.zeros(eps.shape[0], eps.dtype)
+
+
+@kind("gaussian")
+class Gaussian(Prior):
+  """A Gaussian whose mean and logs are a zero convolution of what it is given (Glow, section 3.4).
+
+      forward:  eps = (rest - mean) * exp(-logs)
+      log-det:  -sum(logs)
+      inverse:  rest = mean + exp(logs) * eps
+
+  Attributes:
+    given: of what: "kept", the channels that a split keeps (as published), "features", or both.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  given: tuple[str, ...] = limited(("kept",), one_of=("kept", "features"))
+
+  @staticmethod
+  def check_settings(settings: dict[str, Any]) -> None:
+    """Raises `ValueError` if the Gaussian would be given nothing."""
+    if "given" in settings and not settings["given"]:
+      raise ValueError("a gaussian prior is given 'kept', 'features' or both; else use 'standard'")
+
+  @staticmethod
+  def needs_kept(settings: dict[str, Any]) -> bool:
+    """See the base class."""
+    return "kept" in settings.get("given", ("kept",))
+
+  def setup(self) -> None:
+    sizes = {"kept": self.kept_channels, "features": self.feature_channels}
+    self.inputs = sum(sizes[name] for name in self.given)
+    zeros = nn.initializers.zeros
+    self.kernel = self.param("kernel", zeros, (3, 3, self.inputs, 2 * self.channels), jnp.float32)
+    self.bias = self.param("bias", zeros, (2 * self.channels,), jnp.float32)
+    self.logs = self.param("logs", zeros, (2 * self.channels,), jnp.float32)
+
+  def condition(self, features: Features, given: Given) -> Array | None:
+    """The convolution of the features, `[B, h, w, 2 * channels]`, if they are given."""
+    if "features" not in self.given:
+      return None
+    return features.convolve(self.kernel[:, :, self.inputs - self.feature_channels :])
+
+  def _mean_and_logs(self, kept: Array | None, context: Array | None) -> tuple[Array, Array]:
+    h = self.bias
+    if "kept" in self.given:
+      h = conv(kept, self.kernel[:, :, : self.kept_channels]) + h
+    if context is not None:
+      h = context.astype(h.dtype) + h
+    h = by_channel(h * jnp.exp(3.0 * self.logs), 2)
+    return h[..., 0], h[..., 1]
+
+  def forward_and_log_det(
+    self, rest: Array, kept: Array | None, context: Array | None
+  ) -> tuple[Array, Array]:
+    """See the base class."""
+    mean, logs = self._mean_and_logs(kept, context)
+    note_inverse_factor(self, logs)
+    return (rest - mean) * jnp.exp(-logs), -sum_event(logs)
+
+  def inverse_and_log_det(
+    self, eps: Array, kept: Array | None, context: Array | None
+  ) -> tuple[Array, Array]:
+    """See the base class."""
+    mean, logs = self._mean_and_logs(kept, context)
+    return mean + jnp.exp(logs) * eps, sum_event(logs)

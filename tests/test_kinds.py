@@ -1,0 +1,451 @@
+"""Every kind of every place: a new one joins by a row of `KINDS`.
+
+Each is put into a small model and its parameters are moved off their initial values. In float64 it
+must invert itself, know its log-det, give every parameter a gradient, take odd sizes, and behave
+far out.
+"""
+
+import importlib
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import random_images, random_params
+from srflow_jax.errors import InputError
+from srflow_jax.model import layers
+from srflow_jax.model.building import build_model
+from srflow_jax.model.encoders import Encoder
+from srflow_jax.model.features import Features, Given
+from srflow_jax.model.kinds import kind, kinds_of, place_of, read_part
+from srflow_jax.model.maps import Map
+from srflow_jax.model.mixers import Mixer, accurate_inverse, random_rotation
+from srflow_jax.model.nets import Net
+from srflow_jax.model.noises import Noise
+from srflow_jax.model.priors import Prior
+from srflow_jax.model.targets import Target
+
+NET = {
+  "kind": "convolutions",
+  "width": 7,
+  "num_hidden": 2,
+  "hidden_kernel": 3,
+  "residual_every": 2,
+  "normalize": False,
+}
+RRDB = {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1), "global_skip": "last_block"}
+
+# By place, the blocks that are tested; all kinds must occur.
+KINDS = {
+  Map: ["sigmoid", "double_sigmoid", "atan", {"kind": "tanh", "bound": 1.5}, "additive"],
+  Mixer: ["full", "orthogonal", "permutation"],
+  Net: [NET, NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0}],
+  layers.Layer: ["actnorm", "mixer", "injector", {"kind": "coupling", "sees_features": False}],
+  Prior: [
+    "standard",
+    "gaussian",
+    {"kind": "gaussian", "given": ("kept", "features")},
+    {"kind": "gaussian", "given": ("features",)},
+  ],
+  Target: ["hr", "less_bicubic", "less_encoder"],
+  Encoder: [
+    RRDB | {"kind": "rrdb"},
+    RRDB | {"kind": "rrdb", "taps": (), "global_skip": "first_conv"},
+    {"kind": "edsr", "width": 4, "num_blocks": 2, "taps": (1,)},
+    {"kind": "none", "width": 5},
+  ],
+  Noise: [{"kind": "gaussian", "std": 2.0}, {"kind": "uniform", "width": 1.0}],
+}
+LAYERS_WITHOUT = {"injector": ("actnorm", "mixer", "coupling"), "actnorm": ("mixer", "injector")}
+
+
+def name_of(block) -> str:
+  if isinstance(block, str):
+    return block
+  others = (f"{key}={value}" for key, value in block.items() if key != "kind")
+  return f"{block['kind']}({','.join(others)})"
+
+
+def rows(*places):
+  return [
+    pytest.param(place, block, id=f"{place.place}-{name_of(block)}")
+    for place in places
+    for block in KINDS[place]
+  ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def test_the_table_holds_every_kind():
+  for place, blocks in KINDS.items():
+    tested = {block if isinstance(block, str) else block["kind"] for block in blocks}
+    ours = {n for n, cls in kinds_of(place).items() if cls.__module__.startswith("srflow_jax.")}
+    assert tested == ours, place
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+  return jax.random.normal(jax.random.key(seed), shape, jnp.float64)
+
+
+# --- Maps: functions of one number. ---
+
+
+@pytest.fixture(params=KINDS[Map], ids=name_of)
+def elementwise(request):
+  """(map, parameters, z): moderate numbers for 40 channels of 3 pixels."""
+  chosen = read_part(Map, request.param, "map")
+  h = 1.5 * normal(0, (3, 40, chosen.numbers))
+  return chosen, chosen.parameters(h), normal(1, (3, 40))
+
+
+def test_map_inverts_itself_and_knows_its_derivative(elementwise):
+  chosen, parameters, z = elementwise
+  y, log_derivative = chosen.forward(z, parameters)
+  back, inverse_log_derivative = chosen.inverse(y, parameters)
+  np.testing.assert_allclose(back, z, atol=1e-9)
+  np.testing.assert_allclose(log_derivative + inverse_log_derivative, 0, atol=1e-9)
+  derivative = jax.grad(lambda z: jnp.sum(chosen.forward(z, parameters)[0]))(z)
+  np.testing.assert_allclose(log_derivative, np.log(derivative), atol=1e-9)
+
+
+@pytest.mark.parametrize("far", [1e3, -1e3])
+def test_map_far_out(elementwise, far):
+  """There the inverse still holds, and the derivative is that of a line."""
+  chosen, parameters, z = elementwise
+  z = jnp.full_like(z, far)
+  y, log_derivative = chosen.forward(z, parameters)
+  back, _ = chosen.inverse(y, parameters)
+  np.testing.assert_allclose(back, z, rtol=1e-9)
+  _, further = chosen.forward(2 * z, parameters)
+  np.testing.assert_allclose(log_derivative, further, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", KINDS[Map], ids=name_of)
+def test_map_is_near_the_identity_where_a_net_says_nothing(block):
+  chosen = read_part(Map, block, "map")
+  z = normal(0, (5, 4))
+  y, log_derivative = chosen.forward(z, chosen.parameters(jnp.zeros((5, 4, chosen.numbers))))
+  np.testing.assert_allclose(y, z * jnp.exp(log_derivative), atol=1e-12)
+  assert np.all(np.abs(log_derivative) < 0.15)
+
+
+def test_published_scale_at_zero():
+  _, scale = read_part(Map, {}, "map").parameters(jnp.zeros((1, 2, 2, 4, 2)))
+  np.testing.assert_allclose(scale, 1 / (1 + np.exp(-2)) + 1e-4)
+
+
+# --- Mixers: matrices. ---
+
+
+@pytest.mark.parametrize("block", KINDS[Mixer], ids=name_of)
+@pytest.mark.parametrize("channels", [1, 12, 15])
+def test_mixer_knows_its_inverse_and_its_determinant(block, channels):
+  mixer = read_part(Mixer, block, "mixer").unbound(channels=channels)
+  params = mixer.init(jax.random.key(0), method="matrix_and_log_det").get("params", {})
+  start, _ = mixer.apply({"params": params}, method="matrix_and_log_det")
+  np.testing.assert_allclose(start @ start.T, np.eye(channels), atol=1e-5)  # a rotation at first
+  params = jax.tree.map(lambda leaf: leaf + 0.1 * normal(1, leaf.shape), params)
+  w, log_det = mixer.apply({"params": params}, method="matrix_and_log_det")
+  np.testing.assert_allclose(log_det, np.linalg.slogdet(w)[1], atol=1e-9)
+  inverse = mixer.apply({"params": params}, method="inverse_matrix")
+  np.testing.assert_allclose(inverse @ w, np.eye(channels), atol=1e-9)
+
+
+def test_rotation_is_orthogonal():
+  w = random_rotation(jax.random.key(0), 12, jnp.float64)
+  np.testing.assert_allclose(w @ w.T, np.eye(12), atol=1e-12)
+
+
+def test_inverse_is_a_float64_one():
+  """A float32 inverse would lose as many digits as the condition number has."""
+  q = np.linalg.qr(np.random.default_rng(0).standard_normal((2, 48, 48)))[0]
+  w = ((q[0] * np.geomspace(1, 1e-3, 48)) @ q[1]).astype(np.float32)
+  with jax.enable_x64(False):
+    ours = jax.jit(accurate_inverse)(jnp.asarray(w))
+  assert ours.dtype == jnp.float32
+  exact = np.linalg.inv(w.astype(np.float64))
+  assert np.linalg.norm(ours - exact, 2) < 3e-8 * np.linalg.norm(exact, 2)
+
+
+# --- Layers and priors: bijectors of images. ---
+
+DEFAULTS = {place: read_part(place, KINDS[place][0], place.place) for place in (Map, Mixer, Net)}
+SHAPES = [(1, 4, 4, 4), (2, 3, 5, 5)]  # the second: odd sizes, an odd number of channels
+
+
+def bijector(place, block, shape):
+  """(module, call): `call(module, z, method)` is a map of z and returns (z, log_det)."""
+  b, h, w, c = shape
+  features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
+  given = Given(normal(9, (b, h, w, 3)))
+  made = read_part(place, block, place.place, DEFAULTS)
+  if place is layers.Layer:
+    module = made.unbound(channels=c, feature_channels=5)
+
+    def call(module, z, method):
+      kernel = module.feature_kernel()
+      convolved = None if kernel is None else features.convolve(kernel)
+      return getattr(module, method)(z, module.condition(convolved, features, given))
+
+    return module, call
+
+  # A prior seen as a map of C channels to C channels: [kept, eps].
+  kept = c - c // 2
+  module = made.unbound(channels=c - kept, kept_channels=kept, feature_channels=5)
+
+  def call_prior(module, z, method):
+    context = module.condition(features, given)
+    y, log_det = getattr(module, method)(z[..., kept:], z[..., :kept], context)
+    return jnp.concatenate([z[..., :kept], y], -1), log_det
+
+  return module, call_prior
+
+
+BIJECTORS = rows(layers.Layer, Prior) + [
+  pytest.param(
+    layers.Layer,
+    {"kind": layer, "map": block}
+    if place is Map
+    else {"kind": layer, "net": block}
+    if place is Net
+    else {"kind": "mixer", "mixer": block},
+    id=f"{layer}-{name_of(block)}",
+  )
+  for layer, place in (("coupling", Map), ("injector", Map), ("coupling", Net), ("mixer", Mixer))
+  for block in KINDS[place]
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("place, block", BIJECTORS)
+def test_bijector(place, block, shape):
+  """Round trips, the log-det against the autodiff Jacobian, gradients."""
+  module, call = bijector(place, block, shape)
+  z = normal(0, shape)
+  variables = module.init(jax.random.key(1), z, "forward_and_log_det", method=call)
+  leaves, treedef = jax.tree.flatten(variables.get("params", {}))
+  params = treedef.unflatten([x + 0.3 * normal(i, x.shape) for i, x in enumerate(leaves)])
+
+  def forward(params, z):
+    return module.apply({"params": params}, z, "forward_and_log_det", method=call)
+
+  @jax.jit
+  def everything(params, z):
+    inverse = lambda z: module.apply({"params": params}, z, "inverse_and_log_det", method=call)  # noqa: E731
+    y, log_det = forward(params, z)
+    # Images of a batch do not mix: the Jacobian of the sum over the batch holds each one's own.
+    jacobian = jax.jacobian(lambda z: forward(params, z)[0].sum(0))(z)
+
+    def loss(params):
+      y, log_det = forward(params, z)
+      return jnp.sum(jnp.sin(y)) + jnp.sum(log_det)
+
+    return (
+      y,
+      log_det,
+      inverse(y),
+      forward(params, inverse(z)[0])[0],
+      jacobian,
+      jax.grad(loss)(params),
+    )
+
+  _, log_det, (back, inverse_log_det), again, jacobian, gradients = everything(params, z)
+  np.testing.assert_allclose(back, z, atol=1e-8)
+  np.testing.assert_allclose(again, z, atol=1e-8)
+  np.testing.assert_allclose(log_det + inverse_log_det, 0, atol=1e-8)
+  size = z[0].size
+  for i in range(z.shape[0]):
+    of_image = jacobian[:, :, :, i].reshape(size, size)
+    np.testing.assert_allclose(log_det[i], np.linalg.slogdet(of_image)[1], atol=1e-6)
+  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
+    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), jax.tree_util.keystr(path)
+
+
+def test_actnorm_normalises_its_first_batch():
+  z = 3 + 5 * normal(0, (4, 8, 8, 3))
+  actnorm = layers.ActNorm(channels=3, feature_channels=1)
+  (y, _), _ = actnorm.init_with_output(jax.random.key(0), z, method="forward_and_log_det")
+  np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-6)
+  np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-5)
+
+
+# --- Whole flows, in which each kind meets every other kind of its neighbours at least once. ---
+
+STAGES = (
+  {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": True},
+  {"squeeze": 2, "transition_steps": 0, "steps": 2, "split": False},
+)
+
+
+def flow_config(**parts):
+  config = importlib.import_module("configs.tiny").get_config().model.to_dict()
+  config |= {"encoder": RRDB, "conditioner": NET, "stages": STAGES}
+  return config | parts
+
+
+def flows():
+  """Configurations whose pairs of neighbouring parts are all pairs that there are."""
+  neighbours = [
+    ("map", Map, "conditioner", Net),
+    ("mixer", Mixer, "map", Map),
+    ("target", Target, "encoder", Encoder),
+    ("prior", Prior, "encoder", Encoder),
+  ]
+  for name, place, other_name, other in neighbours:
+    for block, other_block in itertools.product(KINDS[place], KINDS[other]):
+      if name == "target" and block == "less_encoder" and other_block["kind"] == "none":
+        continue  # refused: see below
+      yield {name: block, other_name: other_block}
+  for end in ("standard", {"kind": "gaussian", "given": ("features",)}):
+    yield {"last_prior": end, "encoder": {"kind": "none", "width": 4}}
+  for left_out, step in LAYERS_WITHOUT.items():
+    yield {
+      "step": step,
+      "transition": ("mixer",) if left_out == "actnorm" else ("actnorm", "mixer"),
+    }
+  yield {
+    "step": (
+      "actnorm",
+      "mixer",
+      "coupling",
+      "mixer",
+      "injector",
+      {"kind": "coupling", "map": "atan"},
+    )
+  }
+
+
+def flow_name(parts) -> str:
+  return "+".join(
+    f"{key}={[name_of(b) for b in block] if isinstance(block, tuple) else name_of(block)}"
+    for key, block in parts.items()
+  )
+
+
+ALL_FLOWS = list(flows())
+# A fifth of them, evenly chosen, are run each time; the others are marked slow.
+FLOWS = [
+  pytest.param(
+    parts,
+    id=flow_name(parts),
+    marks=() if i % 5 == 0 or i >= len(ALL_FLOWS) - 5 else pytest.mark.slow,
+  )
+  for i, parts in enumerate(ALL_FLOWS)
+]
+
+
+@pytest.mark.parametrize("parts", FLOWS)
+def test_flow_of_kinds(parts):
+  model = build_model(flow_config(**parts))
+  params = random_params(model)
+  hr, given = random_images(model, lr_size=(2, 3))
+
+  @jax.jit
+  def everything(params, hr, given):
+    def call(*args, method, **kwargs):
+      return model.apply({"params": params}, *args, method=method, **kwargs)
+
+    context = call(given, method="condition")
+    density, noted = call(hr, context, method="density_parts", mutable=["inverse_factor"])
+    back, inverse_log_det = call(density.latents, context, method="inverse_and_log_det")
+
+    @jax.jacobian
+    def jacobian(flat):
+      latents = call(flat.reshape(hr.shape), context, method="density_parts").latents
+      return jnp.concatenate([latent.ravel() for latent in latents])
+
+    loss = lambda p: jnp.sum(model.apply({"params": p}, hr, given, method="log_prob"))  # noqa: E731
+    return density, noted, back, inverse_log_det, jacobian(hr.ravel()), jax.grad(loss)(params)
+
+  density, noted, back, inverse_log_det, jacobian, gradients = everything(params, hr, given)
+  log_det = sum(density.log_dets)
+  np.testing.assert_allclose(back, hr, atol=1e-8)
+  np.testing.assert_allclose(log_det + inverse_log_det, 0, atol=1e-8 * max(1, abs(log_det[0])))
+  np.testing.assert_allclose(log_det[0], np.linalg.slogdet(jacobian)[1], atol=1e-6)
+  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients["flow"]):
+    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), jax.tree_util.keystr(path)
+  # The largest factor of a layer's inverse is at least what the inverse does on average.
+  factors = [float(jnp.max(leaf)) for leaf in jax.tree.leaves(noted)]
+  assert max(factors) >= float(jnp.exp(-log_det[0] / hr.size))
+
+
+# --- Reading blocks. ---
+
+
+@pytest.mark.parametrize(
+  "parts, message",
+  [
+    ({"map": "spine"}, r"config.model.map.kind is 'spine': one of additive, atan"),
+    ({"map": {"kind": "tanh", "bond": 1.0}}, r"unknown key config.model.map.bond: one of bound"),
+    (
+      {"map": {"kind": "tanh", "bound": -1.0}},
+      r"config.model.map.bound is -1.0: it must be above 0",
+    ),
+    (
+      {"map": {"kind": "tanh", "bound": "big"}},
+      r"config.model.map.bound is 'big': it must be a num",
+    ),
+    ({"mixer": 7}, r"config.model.mixer is 7: it must be a block of fields"),
+    ({"step": "actnorm"}, r"config.model.step is 'actnorm': it must be a list of layers"),
+    ({"step": ("actnorm", "mixr")}, r"config.model.step\[1\].kind is 'mixr': one of actnorm"),
+    ({"last_prior": "gaussian"}, r"at the end of the flow no channels are kept"),
+    (
+      {"prior": {"kind": "gaussian", "given": ()}},
+      r"config.model.prior: a gaussian prior is given",
+    ),
+    (
+      {"prior": {"kind": "gaussian", "given": ("lr",)}},
+      r"config.model.prior.given is \('lr',\): it",
+    ),
+    (
+      {"encoder": {"kind": "none"}, "target": "less_encoder"},
+      r"an encoder of kind none has no super",
+    ),
+    ({"encoder": {"kind": "none"}, "stages": ()}, r"stages is empty, so the encoder is the model"),
+    ({"encoder": RRDB | {"width": 0}}, r"config.model.encoder.width is 0: it must be at least 1"),
+    (
+      {"encoder": RRDB | {"width": 4.0}},
+      r"config.model.encoder.width is 4.0: it must be a whole num",
+    ),
+    ({"encoder": RRDB | {"taps": (5,)}}, r"config.model.encoder: taps \(5,\) must be different"),
+    ({"encoder": None}, r"config.model.encoder is None: it must be a block of fields"),
+    ({"scale": 3}, r"config.model.scale is 3: one of 2, 4, 8, 16 \(a scale of 3 needs squeezes"),
+    ({"scale": 4.0}, r"config.model.scale is 4.0: one of 2, 4, 8, 16"),
+    ({"stages": 3}, r"config.model.stages is 3: it must be a list of stages"),
+    ({"stages": ({"squeeze": 2},)}, r"missing key config.model.stages\[0\].transition_steps"),
+    ({"stages": (STAGES[0],)}, r"the last of config.model.stages has no split"),
+    ({"stages": (STAGES[0] | {"keep": 12}, STAGES[1])}, r"stages\[0\]: its split keeps 12 of 12"),
+    (
+      {"stages": (STAGES[1] | {"steps": 10**9},)},
+      r"stages\[0\].steps is 1000000000: it must be at",
+    ),
+    ({"stages": (STAGES[1] | {"squeeze": 1, "step": ("coupling",)}, STAGES[1])}, None),
+    ({"nett": NET}, r"unknown key config.model.nett: one of scale, encoder, stages, map"),
+    (
+      {"conditioner": NET | {"residual_every": 3}},
+      r"residual_every is 3: it must divide num_hidden",
+    ),
+  ],
+)
+def test_what_cannot_be_built_is_refused_by_name(parts, message):
+  if message is None:
+    build_model(flow_config(**parts))
+    return
+  with pytest.raises(InputError, match=message):
+    build_model(flow_config(**parts))
+
+
+def test_one_kind_of_a_name():
+  with pytest.raises(ValueError, match="the map 'sigmoid' exists, in srflow_jax"):
+
+    @kind("sigmoid")
+    class Mine(Map):
+      pass
+
+  assert place_of(kinds_of(Map)["sigmoid"]) is Map
