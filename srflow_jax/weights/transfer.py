@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import count_parameters
@@ -32,7 +33,7 @@ def import_weights(
   """Makes a workdir that can be trained on and evaluated, of published weights.
 
   Args:
-    source: a file that `files.read` takes, or "realesrgan".
+    source: a file or name that `files.read` takes.
     workdir: the folder to make; it may exist if it is empty.
     config: the configuration to train on with, whose model the file must hold; None to take the
       shipped one that is nearest, with the file's model.
@@ -70,12 +71,16 @@ def import_weights(
   )
 
 
-def export_weights(workdir: str, file: str) -> str:
+def export_weights(
+  workdir: str, file: str, float16: bool = False, facts: Mapping[str, str] | None = None
+) -> str:
   """Writes the weights of a workdir's latest checkpoint in published names.
 
   Args:
     workdir: a run of a flow or of an RRDB.
     file: the `.safetensors` to write.
+    float16: rounds the weights to 16 bits, which halves the file.
+    facts: more texts for the file's header, as "licence" and "origin".
 
   Returns:
     What to tell the user.
@@ -94,7 +99,9 @@ def export_weights(workdir: str, file: str) -> str:
   alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
   names = rrdb_names.SRFLOW if isinstance(run.model, SRFlow) else alone
   tensors = to_state_dict(run.model, run.params, names)
-  files.write(path, tensors, run.config.model.to_dict())
+  if float16:
+    tensors = {name: _float16(path, name, array) for name, array in tensors.items()}
+  files.write(path, tensors, run.config.model.to_dict(), facts)
   lines = [f"{path}: {len(tensors)} tensors, the encoder's in {names.label}'s names"]
   if names.global_skip not in (None, skip):
     lines.append(
@@ -102,6 +109,13 @@ def export_weights(workdir: str, file: str) -> str:
       f"read such names skip from {names.global_skip}"
     )
   return "\n".join(lines)
+
+
+def _float16(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+  half = array.astype(np.float16)
+  if not np.isfinite(half).all():
+    raise InputError(f"{path}: tensor {name} has values too large for float16")
+  return half
 
 
 def _write_run(
