@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
+from srflow_jax import blocks
 from srflow_jax.errors import InputError
 from srflow_jax.model.encoders import EncoderSpec
 from srflow_jax.model.flow import StageSpec
@@ -17,17 +19,18 @@ from srflow_jax.model.nets import ConditionerSpec
 Array = jax.Array
 
 
-def _spec(cls: type, values: Mapping[str, Any], where: str) -> Any:
-  """Builds a spec from a config's mapping; every field must be there, and no other."""
-  names = [field.name for field in dataclasses.fields(cls)]
-  if unknown := sorted(set(values) - set(names)):
-    raise InputError(f"unknown key {where}.{unknown[0]}: one of {', '.join(names)}")
-  if missing := [name for name in names if name not in values]:
-    raise InputError(f"missing key {where}.{missing[0]}")
-  try:
-    return cls(**values)
-  except ValueError as error:
-    raise InputError(f"{where}: {error}") from error
+@dataclasses.dataclass(frozen=True)
+class _ModelBlock:
+  """A configuration's `model` block."""
+
+  scale: int = blocks.limited(one_of=(2, 4, 8, 16))
+  encoder: EncoderSpec
+  stages: tuple[StageSpec, ...]
+  conditioner: ConditionerSpec | None = None
+
+
+def _plain(block: Any) -> Any:
+  return block.to_dict() if isinstance(block, ml_collections.ConfigDict) else block
 
 
 def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = None) -> Model:
@@ -42,23 +45,19 @@ def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = N
   Raises:
     InputError: a key is unknown or missing, or a value is out of range.
   """
-  scale = config["scale"]
-  if scale not in (2, 4, 8, 16):
-    raise InputError(f"model.scale is {scale}: one of 2, 4, 8, 16")
-  encoder = _spec(EncoderSpec, config["encoder"], "model.encoder")
-  how = ComputeSpec() if compute is None else _spec(ComputeSpec, compute, "compute")
-  if not config["stages"]:
-    return SuperResolver(scale, encoder, how)
-  stages = tuple(
-    _spec(StageSpec, stage, f"model.stages[{i}]") for i, stage in enumerate(config["stages"])
-  )
-  if stages[-1].split:
+  block = blocks.read(_ModelBlock, _plain(config), "model")
+  how = ComputeSpec() if compute is None else blocks.read(ComputeSpec, _plain(compute), "compute")
+  if not block.stages:
+    return SuperResolver(block.scale, block.encoder, how)
+  if block.stages[-1].split:
     raise InputError("model.stages: the last has no split")
+  if block.conditioner is None:
+    raise InputError("missing key model.conditioner")
   return SRFlow(
-    scale=scale,
-    encoder_spec=encoder,
-    conditioner_spec=_spec(ConditionerSpec, config["conditioner"], "model.conditioner"),
-    stage_specs=stages,
+    scale=block.scale,
+    encoder_spec=block.encoder,
+    conditioner_spec=block.conditioner,
+    stage_specs=block.stages,
     compute=how,
   )
 
