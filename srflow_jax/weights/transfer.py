@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,14 +15,14 @@ import ml_collections
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.model.building import count_parameters
+from srflow_jax.model.building import build_model, count_parameters
 from srflow_jax.model.model import SRFlow
 from srflow_jax.runs import write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
-from srflow_jax.weights.published import to_state_dict
+from srflow_jax.weights.published import to_state_dict, unused_tensors
 
 Config = ml_collections.ConfigDict
 
@@ -46,8 +46,13 @@ def import_weights(
     InputError: the file or the folder cannot be used. Nothing has then been written.
   """
   folder = pathlib.Path(workdir)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise InputError(f"{folder} exists and is not an empty folder")
+  try:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+      raise InputError(f"{folder} exists and is not an empty folder")
+  except OSError as error:
+    raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+  if config is not None:
+    build_model(config.model)  # what is wrong with the configuration itself is said first
   found = read_checkpoint(source, config.model if config else None)
   if config is None:
     name = min(shipped, key=lambda name: len(differences(shipped[name].model, found.model_config)))
@@ -91,7 +96,7 @@ def export_weights(
   path = pathlib.Path(file)
   if path.suffix != ".safetensors":
     raise InputError(f"{path}: must end in .safetensors")
-  if not path.parent.is_dir():
+  if not os.path.isdir(path.parent):
     raise InputError(f"{path}: no such folder: {path.parent}")
   run = checkpoint.load_run(workdir)
   # An RRDB alone gets names that its skip was published with.
@@ -99,20 +104,24 @@ def export_weights(
   alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
   names = rrdb_names.SRFLOW if isinstance(run.model, SRFlow) else alone
   tensors = to_state_dict(run.model, run.params, names)
+  if isinstance(run.model, SRFlow):
+    tensors |= unused_tensors(run.model)
   if float16:
     tensors = {name: _float16(path, name, array) for name, array in tensors.items()}
   files.write(path, tensors, run.config.model.to_dict(), facts)
   lines = [f"{path}: {len(tensors)} tensors, the encoder's in {names.label}'s names"]
-  if names.global_skip not in (None, skip):
+  others = {"last_block": "first_conv", "first_conv": "last_block"}[skip]
+  if names.global_skip != skip:
     lines.append(
-      f"the encoder's global skip is from {skip}, as the file's header says; other programs that "
-      f"read such names skip from {names.global_skip}"
+      f"warning: the encoder's global skip is from {skip}, as the file's header says; programs "
+      f"that read such names and skip from {others} compute other images"
     )
   return "\n".join(lines)
 
 
 def _float16(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
-  half = array.astype(np.float16)
+  with np.errstate(over="ignore"):
+    half = array.astype(np.float16)
   if not np.isfinite(half).all():
     raise InputError(f"{path}: tensor {name} has values too large for float16")
   return half
@@ -125,8 +134,9 @@ def _write_run(
   partial = None
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-    partial.chmod(0o755)
+    own = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
+    own.mkdir()  # which fails if it is there
+    partial = own
     write_config(partial, config)
     (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
     state = create_state(
