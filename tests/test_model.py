@@ -72,11 +72,9 @@ def golden(case: str, folder: pathlib.Path):
 
 
 @pytest.mark.parametrize("case", [f"{variant}_x4" for variant in VARIANTS])
-def test_golden_case(case, request):
+def test_golden_case(case):
   """Latents, samples, likelihoods and encoder maps of the published model."""
-  stored_here = (DATA / f"{case}.npz").exists()
-  folder = DATA if stored_here else request.getfixturevalue("shared") / "golden"
-  model, params, data = golden(case, folder)
+  model, params, data = golden(case, DATA)
 
   @jax.jit
   def everything(params):

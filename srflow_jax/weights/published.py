@@ -25,6 +25,9 @@ UNUSED_PREFIX = f"{FLOW_PREFIX}f."
 _CONDITIONED = {"injector": "fFeatures", "coupling": "fAffine"}
 # Settings of published kinds that no published model has otherwise.
 _PUBLISHED_SETTINGS = {"sees_features": True, "given": ("kept",)}
+_UNUSED_CHANNELS = 96
+# Of what is wrong with a file's tensors, so many are named.
+_MAX_LINES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,13 @@ class Tensor:
       return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
     shape = {"map": (1, -1, 1, 1), "scale": (-1, 1, 1)}.get(self.layout, array.shape)
     return array.reshape(shape)
+
+  def published_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The published array's shape, from the one under our keys."""
+    shape = shape if self.number is None else shape[1:]
+    if self.layout == "kernel":
+      return (*shape[:1:-1], *shape[:2])
+    return {"map": (1, *shape, 1, 1), "scale": (*shape, 1, 1)}.get(self.layout, shape)
 
 
 def _conv(path: Path, name: str) -> Iterator[Tensor]:
@@ -167,15 +177,29 @@ def _flow_parts(model: Model) -> tuple[Any, ...]:
   return (model.target, *itertools.chain.from_iterable(of_stages))
 
 
-def tensors(model: Model, names: RRDBNames = SRFLOW) -> list[Tensor]:
+def tensors(model: Model, names: RRDBNames = SRFLOW) -> Iterator[Tensor]:
   """All parameters of a model with their published names; `names` are the encoder's.
 
   Raises:
     InputError: a part is of a kind that nobody has published names for.
   """
   check_published(model)
-  flow = flow_tensors(model) if isinstance(model, SRFlow) else ()
-  return [*encoder_tensors(model, names), *flow]
+  yield from encoder_tensors(model, names)
+  if isinstance(model, SRFlow):
+    yield from flow_tensors(model)
+
+
+def unused_tensors(model: SRFlow) -> dict[str, np.ndarray]:
+  """Zeros for the layer that nothing uses: the published programs load no file without it.
+
+  It is a 3x3 convolution from the features that the flow sees to 96 channels: 276,576 numbers for
+  the 320 features of every published model (what the papers count and the flows do not have).
+  """
+  features = model.encoder_part.unbound(scale=model.scale).feature_channels
+  return {
+    f"{UNUSED_PREFIX}0.weight": np.zeros((_UNUSED_CHANNELS, features, 3, 3), np.float32),
+    f"{UNUSED_PREFIX}0.bias": np.zeros(_UNUSED_CHANNELS, np.float32),
+  }
 
 
 def from_state_dict(
@@ -184,27 +208,34 @@ def from_state_dict(
   """Turns a published state dict into the model's parameters; `names` are the encoder's.
 
   Raises:
-    InputError: tensors are missing, surplus or misshapen; one line for each.
+    InputError: tensors are missing, surplus or misshapen; a line for each, up to 20.
   """
-  table, abstract = tensors(model, names), flatten_dict(abstract_params(model))
+  # A damaged number of blocks or steps must not make an endless table.
+  limit = 2 * len(state_dict) + 1000
+  table = list(itertools.islice(tensors(model, names), limit))
+  if len(table) == limit:
+    raise InputError(f"holds {len(state_dict)} tensors, its model has more than {limit}")
+  abstract = flatten_dict(abstract_params(model))
   known = {tensor.name for tensor in table}
   problems = [f"missing tensor {name}" for name in sorted(known - set(state_dict))]
   for name in sorted(set(state_dict) - known):
     if not name.startswith(UNUSED_PREFIX):
       problems.append(f"surplus tensor {name}")
+  table = [tensor for tensor in table if tensor.name in state_dict]
+  for tensor in table:
+    shape = np.shape(state_dict[tensor.name])
+    wanted = tensor.published_shape(abstract[tensor.keys].shape)
+    if shape != wanted:
+      problems.append(f"tensor {tensor.name} has shape {shape}, the model's is {wanted}")
+  if problems:  # before any memory is taken for sizes that may be damaged
+    if more := problems[_MAX_LINES:]:
+      problems[_MAX_LINES:] = [f"and {len(more)} more such lines"]
+    raise InputError("\n".join(problems))
   params = {}
   for tensor in table:
-    if tensor.name not in state_dict:
-      continue
     array = np.asarray(state_dict[tensor.name])
     ours = params.setdefault(tensor.keys, np.empty(abstract[tensor.keys].shape, array.dtype))
-    wanted = tensor.to_published(tensor.of(ours)).shape
-    if array.shape != wanted:
-      problems.append(f"tensor {tensor.name} has shape {array.shape}, the model's is {wanted}")
-    else:
-      tensor.of(ours)[:] = tensor.to_ours(array)
-  if problems:
-    raise InputError("\n".join(problems))
+    tensor.of(ours)[:] = tensor.to_ours(array)
   return unflatten_dict(params)
 
 

@@ -36,7 +36,21 @@ def recognise(tensors: Mapping[str, np.ndarray], names: RRDBNames) -> ModelConfi
     InputError: a tensor that shows a size is missing, or the layers are no flow of this family.
   """
   shapes = {name: array.shape for name, array in tensors.items()}
-  num_blocks = names.num_blocks(shapes)
+  model = {**recognise_encoder(shapes, names), "stages": ()}
+  if not any(name.startswith(_LAYERS) for name in shapes):
+    return model
+
+  layers = _layers(shapes)
+  model["stages"] = _stages(layers)
+  net = next(layer for layer in layers if _kind(layer) == "step")
+  model["conditioner"], num_features = _conditioner(net)
+  encoder = model["encoder"]
+  encoder["taps"] = (None,) * (num_features // encoder["width"] - 1)
+  return model
+
+
+def recognise_encoder(shapes: Shapes, names: RRDBNames) -> ModelConfig:
+  """Derives `scale` and `encoder` of a `model` block, as `recognise` does, `taps` left empty."""
   width = _shape(shapes, f"{names.first}.weight")[0]
   growth = _shape(shapes, f"{names.block.format(block=0, dense=1, conv=1)}.weight")[0]
   ups = [up for up in range(1, _MAX_UPS + 1) if f"{names.up_name(up)}.weight" in shapes]
@@ -45,21 +59,11 @@ def recognise(tensors: Mapping[str, np.ndarray], names: RRDBNames) -> ModelConfi
   encoder = {
     "width": width,
     "growth": growth,
-    "num_blocks": num_blocks,
+    "num_blocks": names.num_blocks(shapes),
     "taps": (),
     "global_skip": names.global_skip,
   }
-  model = {"scale": 2 ** max(ups), "encoder": encoder, "stages": ()}
-  if not any(name.startswith(_LAYERS) for name in shapes):
-    return model
-
-  layers = _layers(shapes)
-  model["stages"] = _stages(layers)
-  net = next(layer for layer in layers if _kind(layer) == "step")
-  model["conditioner"] = _conditioner(net)
-  first = next(name for name in net if re.fullmatch(r"affine\.fFeatures1?\.0\.weight", name))
-  encoder["taps"] = (None,) * (net[first][1] // width - 1)
-  return model
+  return {"scale": 2 ** max(ups), "encoder": encoder}
 
 
 def published_taps(model: ModelConfig) -> tuple[int, ...] | None:
@@ -83,7 +87,7 @@ def _layers(shapes: Shapes) -> list[dict[str, tuple[int, ...]]]:
   """Shapes by name inside the layer, for each place up to the last; empty for a squeeze."""
   layers: dict[int, dict[str, tuple[int, ...]]] = {}
   for name, shape in shapes.items():
-    if match := re.fullmatch(rf"{re.escape(_LAYERS)}(\d+)\.(.+)", name):
+    if match := re.fullmatch(rf"{re.escape(_LAYERS)}(\d{{1,9}})\.(.+)", name):
       layers.setdefault(int(match.group(1)), {})[match.group(2)] = shape
   if not layers:
     raise InputError(f"no tensor {_LAYERS}NUMBER.NAME: not a conditional flow")
@@ -139,8 +143,8 @@ def _stages(layers: list[Shapes]) -> tuple[dict[str, Any], ...]:
   return tuple(stages)
 
 
-def _conditioner(layer: Shapes) -> dict[str, Any]:
-  """The conditioner block, from one conditional step's injector."""
+def _conditioner(layer: Shapes) -> tuple[dict[str, Any], int]:
+  """The conditioner block, from one conditional step's injector; and the features that it takes."""
   kernels = {
     match.group(1): shape
     for name, shape in layer.items()
@@ -157,10 +161,11 @@ def _conditioner(layer: Shapes) -> dict[str, Any]:
   hidden = grouped[0] if grouped else ".2"
   if first not in kernels or hidden not in kernels:
     raise InputError(f"missing tensor: conditioner nets of convolutions {', '.join(kernels)}")
-  return {
+  block = {
     "width": kernels[first][0],
     "num_hidden": num_hidden,
     "hidden_kernel": kernels[hidden][2] if num_hidden else 3,
     "residual_every": num_hidden // max(1, len(groups)) if grouped else 0,
     "normalize": f"affine.fFeatures{first}.actnorm.bias" in layer,
   }
+  return block, kernels[first][1]

@@ -15,7 +15,7 @@ class RRDBNames:
 
   Attributes:
     label: what messages call it.
-    global_skip: the skip (`EncoderSpec`) of the networks that were published with such names; None
+    global_skip: the skip (`model.encoders.RRDB`) of the networks that were published with such names; None
       where both exist, and the names do not say which.
     first: the first convolution.
     block: convolution {conv} of dense block {dense} (from 1) of block {block} (from 0).
@@ -55,7 +55,7 @@ class RRDBNames:
 
   def num_blocks(self, names: Iterable[str]) -> int:
     """The number of blocks in a file with tensors of these names; 0 if it is named otherwise."""
-    pattern = re.escape(self.block).replace(r"\{block\}", r"(\d+)")
+    pattern = re.escape(self.block).replace(r"\{block\}", r"(\d{1,9})")
     pattern = pattern.replace(r"\{dense\}", "[123]").replace(r"\{conv\}", "[12345]")
     found = (re.fullmatch(rf"{pattern}\.(?:weight|bias)", name) for name in names)
     return max((int(match.group(1)) + 1 for match in found if match), default=0)

@@ -4,23 +4,24 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.model.building import count_parameters
+from srflow_jax.model.building import build_model, count_parameters
 from srflow_jax.runs import write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
-from srflow_jax.weights.published import to_state_dict
+from srflow_jax.weights.published import to_state_dict, unused_tensors
 
 Config = ml_collections.ConfigDict
 
@@ -31,7 +32,7 @@ def import_weights(
   """Makes a workdir that can be trained on and evaluated, of published weights.
 
   Args:
-    source: a file that `files.read` takes, or "realesrgan".
+    source: a file or name that `files.read` takes.
     workdir: the folder to make; it may exist if it is empty.
     config: the configuration to train on with, whose model the file must hold; None to take the
       shipped one that is nearest, with the file's model.
@@ -44,8 +45,13 @@ def import_weights(
     InputError: the file or the folder cannot be used. Nothing has then been written.
   """
   folder = pathlib.Path(workdir)
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise InputError(f"{folder} exists and is not an empty folder")
+  try:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+      raise InputError(f"{folder} exists and is not an empty folder")
+  except OSError as error:
+    raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+  if config is not None:
+    build_model(config.model)  # what is wrong with the configuration itself is said first
   found = read_checkpoint(source, config.model if config else None)
   if config is None:
     name = min(shipped, key=lambda name: len(differences(shipped[name].model, found.model_config)))
@@ -69,12 +75,16 @@ def import_weights(
   )
 
 
-def export_weights(workdir: str, file: str) -> str:
+def export_weights(
+  workdir: str, file: str, float16: bool = False, facts: Mapping[str, str] | None = None
+) -> str:
   """Writes the weights of a workdir's latest checkpoint in published names.
 
   Args:
     workdir: a run of a flow or of an RRDB.
     file: the `.safetensors` to write.
+    float16: rounds the weights to 16 bits, which halves the file.
+    facts: more texts for the file's header, as "licence" and "origin".
 
   Returns:
     What to tell the user.
@@ -85,7 +95,7 @@ def export_weights(workdir: str, file: str) -> str:
   path = pathlib.Path(file)
   if path.suffix != ".safetensors":
     raise InputError(f"{path}: must end in .safetensors")
-  if not path.parent.is_dir():
+  if not os.path.isdir(path.parent):
     raise InputError(f"{path}: no such folder: {path.parent}")
   run = checkpoint.load_run(workdir)
   # An RRDB alone gets names that its skip was published with.
@@ -93,14 +103,27 @@ def export_weights(workdir: str, file: str) -> str:
   alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
   names = rrdb_names.SRFLOW if run.model.stochastic else alone
   tensors = to_state_dict(run.model, run.params, names)
-  files.write(path, tensors, run.config.model.to_dict())
+  if run.model.stochastic:
+    tensors |= unused_tensors(run.model)
+  if float16:
+    tensors = {name: _float16(path, name, array) for name, array in tensors.items()}
+  files.write(path, tensors, run.config.model.to_dict(), facts)
   lines = [f"{path}: {len(tensors)} tensors, the encoder's in {names.label}'s names"]
-  if names.global_skip not in (None, skip):
+  others = {"last_block": "first_conv", "first_conv": "last_block"}[skip]
+  if names.global_skip != skip:
     lines.append(
-      f"the encoder's global skip is from {skip}, as the file's header says; other programs that "
-      f"read such names skip from {names.global_skip}"
+      f"warning: the encoder's global skip is from {skip}, as the file's header says; programs "
+      f"that read such names and skip from {others} compute other images"
     )
   return "\n".join(lines)
+
+
+def _float16(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
+  with np.errstate(over="ignore"):
+    half = array.astype(np.float16)
+  if not np.isfinite(half).all():
+    raise InputError(f"{path}: tensor {name} has values too large for float16")
+  return half
 
 
 def _write_run(
@@ -110,8 +133,9 @@ def _write_run(
   partial = None
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
-    partial.chmod(0o755)
+    own = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.partial")
+    own.mkdir()  # which fails if it is there
+    partial = own
     write_config(partial, config)
     (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
     state = create_state(
