@@ -31,13 +31,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
 from benchmarks import flops
+from benchmarks.measuring import GB, peak_gflops, program_gb, random_batch
 from configs import x4_da, x8_da
 from srflow_jax import cli
 from srflow_jax.errors import InputError
@@ -62,8 +62,6 @@ _PYTHON = flags.DEFINE_string("python", sys.executable, "What runs it.")
 _BASELINE_FLAGS = flags.DEFINE_string("baseline_flags", "", "More flags for it.")
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 flags.mark_flag_as_required("config")
-
-_GB = 10**9
 
 
 class Program(NamedTuple):
@@ -114,7 +112,7 @@ def main(argv: list[str]) -> None:
       taken[job.name]["ours"].append(job.run())
       if baseline and job.baseline:
         taken[job.name]["baseline"].append(_run_baseline([*baseline, *job.baseline]))
-  peak = _peak_gflops()
+  peak = peak_gflops()
   figures = {
     "peak_gflops": peak,
     "device": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
@@ -126,21 +124,6 @@ def main(argv: list[str]) -> None:
   print(_table(figures))
   if _JSON.value:
     pathlib.Path(_JSON.value).write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def _peak_gflops() -> float:
-  """10^9 operations a second in a large matrix product on all devices; the best of five."""
-  on_cpu = jax.default_backend() == "cpu"
-  size, dtype = (2048, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
-  mesh = data_mesh()
-  left = put_batch(mesh, {"x": np.ones((size * mesh.size, size), np.float32)})["x"].astype(dtype)
-  right = put_replicated(mesh, jnp.ones((size, size), dtype))
-  product, seconds = jax.jit(jnp.dot).lower(left, right).compile(), []
-  for _ in range(5):
-    begin = time.perf_counter()
-    jax.block_until_ready(product(left, right))
-    seconds.append(time.perf_counter() - begin)
-  return 2 * size**3 * mesh.size / min(seconds) / 1e9
 
 
 def _random_params(model: Model) -> dict[str, Any]:
@@ -178,7 +161,7 @@ def _run_baseline(command: list[str]) -> dict[str, float]:
   if status:
     raise InputError(f"the baseline failed: {' '.join(command)}")
   seconds = json.loads(output.splitlines()[-1])["seconds"]
-  return {"seconds": seconds, "memory_gb": usage.ru_maxrss * 1024 / _GB}
+  return {"seconds": seconds, "memory_gb": usage.ru_maxrss * 1024 / GB}
 
 
 def _compile(name: str, trace: Callable[[], jax.stages.Traced]) -> tuple[Any, Program]:
@@ -195,11 +178,8 @@ def _compile(name: str, trace: Callable[[], jax.stages.Traced]) -> tuple[Any, Pr
       seconds.append(time.perf_counter() - begin)
   jax.config.update("jax_compilation_cache_dir", usual)
   compilation_cache.reset_cache()
-  need = program.memory_analysis()
-  num = need.temp_size_in_bytes + need.argument_size_in_bytes + need.output_size_in_bytes
-  num -= need.alias_size_in_bytes
   gflop = flops.count(traced.jaxpr) / 1e9
-  return program, Program(name, *seconds, num / _GB, gflop)
+  return program, Program(name, *seconds, program_gb(program), gflop)
 
 
 def _train_job(model: Model, config: Any, params: dict[str, Any]) -> Job:
@@ -207,11 +187,7 @@ def _train_job(model: Model, config: Any, params: dict[str, Any]) -> Job:
   parts = model.parts if _TRAIN_ENCODER.value or len(model.parts) == 1 else ("flow",)
   mesh = data_mesh()
   state = put_replicated(mesh, create_state(config.optim, params, jax.random.key(0)))
-  rng = np.random.default_rng(0)
-  shapes = {"hr": (batch, patch, patch, 3), "lr": (batch, *[patch // model.scale] * 2, 3)}
-  images = put_batch(
-    mesh, {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
-  )
+  images = put_batch(mesh, random_batch(batch, patch, model.scale))
   step, program = _compile(
     "train step", lambda: make_train_step(model, config, parts).trace(state, images)
   )

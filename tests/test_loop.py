@@ -9,9 +9,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import runs
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.training import loop
-from srflow_jax.training.signals import SIGNALS, Interrupted
+from srflow_jax.training.signals import SIGNALS
 
 
 @pytest.fixture(scope="module", autouse=True)
