@@ -23,8 +23,7 @@ from srflow_jax.model.building import build_model
 from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.step import create_state, make_train_step
-from srflow_jax.weights import files, rrdb_names
-from srflow_jax.weights.published import to_state_dict
+from srflow_jax.weights import files, own_names
 
 Emit = Callable[..., None]
 
@@ -74,7 +73,8 @@ def train_and_evaluate(
     emit: takes rows.
     config: to train.
     data: its training set; '' for the configuration's own.
-    out: gets `weights.safetensors`, float16, in published names, and `evaluation/`.
+    out: gets `weights.safetensors`, float16, of the flow (of an encoder alone, of that), in our own
+      names, and `evaluation/`.
     workdir: of the run, which goes on if it is there.
     num_steps: in all; 0: as many as the time allows, by the seconds that a step takes.
     seconds: all that this may take.
@@ -180,7 +180,7 @@ def _watch(
 def _export(workdir: pathlib.Path, out: pathlib.Path) -> int:
   """Writes the latest checkpoint's weights as float16, in place of the last ones; its step."""
   run = checkpoint.load_run(workdir)
-  tensors = to_state_dict(run.model, run.params, rrdb_names.SRFLOW)
+  tensors = own_names.to_state_dict({part: run.params[part] for part in run.model.parts[-1:]})
   half = {name: np.asarray(tensor).astype(np.float16) for name, tensor in tensors.items()}
   files.write(out / "weights.safetensors", half, run.config.model.to_dict())
   return int(run.step)

@@ -11,25 +11,43 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0  # of initialisation, data order, crops and noise
 
+  config.plugins = ()  # modules with kinds of parts, imported before the model is built
+
   # --- The model: everything that decides parameters' shapes and what they mean. ---
+  # Each part is of a kind, whose own fields are the other keys of its block; what a block leaves
+  # out has the class's default. `srflow_jax/model` has a file a place.
   model = config.model = ml_collections.ConfigDict()
   model.scale = 4  # HR size over LR size: 2, 4, 8 or 16
+  model.target = {"kind": "hr"}  # what the flow models of an HR image: targets.py
 
-  model.encoder = ml_collections.ConfigDict()
+  model.encoder = ml_collections.ConfigDict()  # features of LR: encoders.py
+  model.encoder.kind = "rrdb"
   model.encoder.width = 64  # channels between RRDB blocks
   model.encoder.growth = 32  # channels that each dense convolution adds
   model.encoder.num_blocks = 23  # RRDB blocks
   model.encoder.taps = (1, 8, 15, 22)  # 0-based blocks whose outputs the flow sees
   model.encoder.global_skip = "last_block"  # of the trunk; ESRGAN's weights need "first_conv"
 
-  model.conditioner = ml_collections.ConfigDict()
+  model.conditioner = ml_collections.ConfigDict()  # the nets of injectors and couplings: nets.py
+  model.conditioner.kind = "convolutions"
   model.conditioner.width = 64  # channels of hidden layers
   model.conditioner.num_hidden = 4  # hidden convolutions after the first
   model.conditioner.hidden_kernel = 3  # their size: 1 or 3
   model.conditioner.residual_every = 0  # skip connections around so many of them; 0: none
   model.conditioner.normalize = False  # an actnorm in place of each convolution's bias
 
-  # Stages, image → latents: squeeze, transition steps, conditional steps, split.
+  model.map = {"kind": "sigmoid"}  # what injectors and couplings do to a number: maps.py
+  model.mixer = {"kind": "full"}  # the matrix that mixes channels: mixers.py
+  model.prior = {"kind": "gaussian", "given": ("kept",)}  # of what a split factors out: priors.py
+  model.last_prior = {"kind": "standard"}  # of what leaves the last stage
+
+  # Layers of a step, image → latents (layers.py): names of kinds, or blocks such as {"kind":
+  # "coupling", "map": {"kind": "additive"}}, whose parts go before those above.
+  model.transition = ("actnorm", "mixer")
+  model.step = ("actnorm", "mixer", "injector", "coupling")
+
+  # Stages, image → latents: squeeze, transition steps, conditional steps, split. A stage may have a
+  # `transition`, `step` and `prior` of its own, and `keep`: the channels that its split keeps.
   model.stages = (
     {"squeeze": 2, "transition_steps": 2, "steps": 6, "split": True},
     {"squeeze": 2, "transition_steps": 2, "steps": 6, "split": False},

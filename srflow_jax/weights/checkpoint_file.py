@@ -17,7 +17,7 @@ from srflow_jax.model.building import build_model
 from srflow_jax.model.encoders import GLOBAL_SKIPS
 from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.weights import files
+from srflow_jax.weights import files, own_names
 from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict
 from srflow_jax.weights.recognise import ModelConfig, published_taps, recognise, recognise_encoder
 from srflow_jax.weights.rrdb_names import RRDBNames, recognise_names
@@ -62,6 +62,8 @@ def read_checkpoint(
   """
   tensors, facts = files.read(source)
   try:
+    if "model" in facts and own_names.are_own_names(tensors):
+      return _read_own(facts["model"], tensors, given, encoder_only)
     names = recognise_names(tensors)
     if encoder_only:
       tensors = {n: array for n, array in tensors.items() if not n.startswith(FLOW_PREFIX)}
@@ -79,6 +81,20 @@ def read_checkpoint(
   except InputError as error:
     raise InputError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
   return CheckpointFile(found, params, tuple(notes))
+
+
+def _read_own(
+  block: Any,
+  tensors: Mapping[str, np.ndarray],
+  given: Mapping[str, Any] | None,
+  encoder_only: bool,
+) -> CheckpointFile:
+  """As `read_checkpoint`, of a file with our own names, whose header tells all."""
+  model = build_model(block)
+  if given is not None and (lines := differences(given, block, encoder_only)):
+    raise InputError("\n".join(lines))
+  parts = ("encoder",) if encoder_only else model.parts
+  return CheckpointFile(block, own_names.from_state_dict(model, tensors, parts), ())
 
 
 def differences(

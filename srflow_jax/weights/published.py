@@ -170,6 +170,15 @@ def check_published(model: Model) -> None:
       raise InputError(f"there are no published names for the layers of stage {i}")
 
 
+def has_published_names(model: Model) -> bool:
+  """Whether all of a model's parts have published names."""
+  try:
+    check_published(model)
+  except InputError:
+    return False
+  return True
+
+
 def _flow_parts(model: Model) -> tuple[Any, ...]:
   if not isinstance(model, SRFlow):
     return ()

@@ -15,7 +15,7 @@ class RRDBNames:
 
   Attributes:
     label: what messages call it.
-    global_skip: the skip (`model.encoders.RRDB`) of the networks that were published with such names; None
+    global_skip: the skip (see `model.encoders.RRDB`) of the networks that were so published; None
       where both exist, and the names do not say which.
     first: the first convolution.
     block: convolution {conv} of dense block {dense} (from 1) of block {block} (from 0).

@@ -19,9 +19,9 @@ from srflow_jax.model.building import build_model, count_parameters
 from srflow_jax.runs import write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
-from srflow_jax.weights import files, rrdb_names
+from srflow_jax.weights import files, own_names, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
-from srflow_jax.weights.published import to_state_dict, unused_tensors
+from srflow_jax.weights.published import has_published_names, to_state_dict, unused_tensors
 
 Config = ml_collections.ConfigDict
 
@@ -78,7 +78,7 @@ def import_weights(
 def export_weights(
   workdir: str, file: str, float16: bool = False, facts: Mapping[str, str] | None = None
 ) -> str:
-  """Writes the weights of a workdir's latest checkpoint in published names.
+  """Writes the weights of a workdir's latest checkpoint, in published names where they exist.
 
   Args:
     workdir: a run of a flow or of an RRDB.
@@ -98,6 +98,10 @@ def export_weights(
   if not os.path.isdir(path.parent):
     raise InputError(f"{path}: no such folder: {path.parent}")
   run = checkpoint.load_run(workdir)
+  if not has_published_names(run.model):
+    tensors = own_names.to_state_dict(run.params)
+    _write(path, tensors, run, float16, facts)
+    return f"{path}: {len(tensors)} tensors, in our own names: no published model has all its parts"
   # An RRDB alone gets names that its skip was published with.
   skip = run.model.encoder_part.get("global_skip")
   alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
@@ -105,9 +109,7 @@ def export_weights(
   tensors = to_state_dict(run.model, run.params, names)
   if run.model.stochastic:
     tensors |= unused_tensors(run.model)
-  if float16:
-    tensors = {name: _float16(path, name, array) for name, array in tensors.items()}
-  files.write(path, tensors, run.config.model.to_dict(), facts)
+  _write(path, tensors, run, float16, facts)
   lines = [f"{path}: {len(tensors)} tensors, the encoder's in {names.label}'s names"]
   others = {"last_block": "first_conv", "first_conv": "last_block"}[skip]
   if names.global_skip != skip:
@@ -116,6 +118,18 @@ def export_weights(
       f"that read such names and skip from {others} compute other images"
     )
   return "\n".join(lines)
+
+
+def _write(
+  path: pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  run: checkpoint.Run,
+  float16: bool,
+  facts: Mapping[str, str] | None,
+) -> None:
+  if float16:
+    tensors = {name: _float16(path, name, array) for name, array in tensors.items()}
+  files.write(path, tensors, run.config.model.to_dict(), facts)
 
 
 def _float16(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
