@@ -74,7 +74,8 @@ class Orthogonal(Mixer):
   """
 
   def setup(self) -> None:
-    self.skew = self.param("skew", nn.initializers.zeros, (self.channels, self.channels))
+    shape = (self.channels, self.channels)
+    self.skew = self.param("skew", nn.initializers.zeros, shape, jnp.float32)
 
   def matrix_and_log_det(self) -> tuple[Array, Array]:
     """See the base class."""
@@ -93,7 +94,8 @@ class Permutation(Mixer):
 
   def matrix_and_log_det(self) -> tuple[Array, Array]:
     """See the base class."""
-    return jnp.eye(self.channels)[fixed_permutation(self.channels)], jnp.zeros(())
+    rows = jnp.eye(self.channels, dtype=jnp.float32)
+    return rows[fixed_permutation(self.channels)], jnp.zeros((), jnp.float32)
 
   def inverse_matrix(self) -> Array:
     """See the base class."""
