@@ -8,7 +8,8 @@ from typing import TypeVar
 from srflow_jax.data.cache import PairCache
 from srflow_jax.data.pairs import Pair, check_size
 from srflow_jax.errors import InputError
-from srflow_jax.images import check_images, list_images, read_image
+from srflow_jax.images import check_images, read_image
+from srflow_jax.listing import list_images
 
 File = TypeVar("File")
 
