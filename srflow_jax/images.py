@@ -84,6 +84,12 @@ def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -
     return decode_picture(file, os.fspath(path), size)
 
 
+def read_profile(path: str | os.PathLike) -> bytes | None:
+  """The profile of `read_picture`, from the file's header alone."""
+  with regular_file(path) as file:
+    return _rgb_profile(_open(file, os.fspath(path)))
+
+
 def decode_picture(file: BinaryIO, name: str, size: tuple[int, int] | None = None) -> Picture:
   """Decodes an image from an open, seekable binary file, such as an archive's member.
 
