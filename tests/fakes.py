@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from srflow_jax import images
+from srflow_jax.listing import list_images
 from srflow_jax.model.encoders import EncoderSpec
 from srflow_jax.model.model import Context, DensityParts
-from srflow_jax.listing import list_images
 from srflow_jax.ops.resize import bicubic_resize
 
 SCALE = 4

@@ -40,8 +40,9 @@ class RecordFiles:
     shard = bisect.bisect_right(self._ends, index)
     position = index - (self._ends[shard] - self._shards.lengths[shard])
     path = self._shards.files[shard]
+    reader = self._reader(shard)
     try:
-      (record,) = self._reader(shard).read([position])
+      (record,) = reader.read([position])
     except (RuntimeError, ValueError, IndexError) as error:
       raise InputError(f"{path}: damaged, record {position} ({_first_line(error)})") from None
     return record

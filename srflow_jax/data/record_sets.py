@@ -126,10 +126,11 @@ def find_tfds(name: str) -> pathlib.Path:
 
 def _parse(path: pathlib.Path, message: Any) -> Any:
   """A JSON file as a protocol buffer."""
+  content = read_json(path)
+  if not isinstance(content, dict):
+    raise InputError(f"{path}: damaged, it is no JSON object")
   try:
-    return json_format.ParseDict(read_json(path), message, ignore_unknown_fields=True)
-  except InputError:
-    raise
+    return json_format.ParseDict(content, message, ignore_unknown_fields=True)
   except Exception as error:  # the parser raises whatever wrong types lead it to
     raise InputError(f"{path}: damaged ({_reason(error)})") from None
 
