@@ -114,6 +114,10 @@ def read_json(path: str | os.PathLike) -> Any:
   if len(content) > _MAX_JSON_BYTES:
     raise InputError(f"{path}: larger than {_MAX_JSON_BYTES:,} bytes")
   try:
-    return json.loads(content)
+    value = json.loads(content)
+    # Escapes can spell half characters, which no report or file name could be written with.
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
   except (ValueError, RecursionError) as error:
-    raise InputError(f"{path}: damaged, it is no JSON ({error})") from None
+    reason = error.reason if isinstance(error, UnicodeError) else error
+    raise InputError(f"{path}: damaged, it is no JSON ({reason})") from None

@@ -95,7 +95,7 @@ def test_only_regular_files_are_read(tmp_path, make, line):
 
 
 @pytest.mark.parametrize(
-  "content", [b"", b"{", b"\xff", b"\xff\xfe\x00", b"[" * 10**5, b'{"a":1}x']
+  "content", [b"", b"{", b"\xff", b"\xff\xfe\x00", b"[" * 10**5, b'{"a":1}x', b'"\\ud800"']
 )
 def test_what_is_no_json_is_one_line(tmp_path, content):
   (tmp_path / "x").write_bytes(content)
