@@ -118,7 +118,7 @@ def _write_shards(work: pathlib.Path, shards: Sequence[ShardJob], num_workers: i
   missing = [shard for shard in shards if shard.manifest() is None]
   kept = {shard.path for shard in shards} - {shard.path for shard in missing}
   for path in work.iterdir():
-    if path.is_symlink() or (path.is_file() and path not in kept):
+    if path not in kept and (path.is_symlink() or path.is_file()):
       path.unlink()
   _check_space(work, missing)
   total, left = (sum(len(shard.images) for shard in jobs) for jobs in (shards, missing))
