@@ -84,7 +84,7 @@ def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -
     return decode_picture(file, os.fspath(path), size)
 
 
-def read_profile(path: str | os.PathLike) -> bytes | None:
+def rgb_profile(path: str | os.PathLike) -> bytes | None:
   """The profile of `read_picture`, from the file's header alone."""
   with regular_file(path) as file:
     return _rgb_profile(_open(file, os.fspath(path)))

@@ -19,7 +19,7 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
   `train_dir` and `val_dir` name one of
   - '': the photographs that scikit-image ships,
   - a folder tree of images: LR by MATLAB bicubic,
-  - HR_FOLDER:LR_FOLDER: images of the same names, LR perhaps with `x4` after the name,
+  - HR_FOLDER:LR_FOLDER: images paired by their names, as `names.match_names` says,
   - a folder with a prepared data set, or any TFDS data set on ArrayRecord,
   - tfds:NAME: a TFDS data set in its data dir.
 

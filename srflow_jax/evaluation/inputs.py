@@ -17,7 +17,7 @@ from srflow_jax.data.whole_images import WholeImage, whole_images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.lpips import MIN_SIZE
 from srflow_jax.evaluation.metrics import CROP_MULTIPLE, shrunk
-from srflow_jax.images import check_images, read_image, read_profile
+from srflow_jax.images import check_images, read_image, rgb_profile
 
 Size = tuple[int, int]
 
@@ -68,7 +68,7 @@ class EvalImage:
   def profile(self) -> bytes | None:
     """The ICC profile of the colours that its samples have: LR's, or HR's if LR is made of it."""
     path = self.lr_path or self.hr_path
-    return read_profile(path) if path and not self.in_set else None
+    return rgb_profile(path) if path and not self.in_set else None
 
 
 def validation_folders(data_config: Any) -> tuple[str, str]:
