@@ -283,14 +283,14 @@ def test_a_set_that_does_not_say_how_it_was_rounded_is_read_as_an_old_one(copied
   "damage, line",
   [
     (lambda path: path.unlink(), "missing from the data set"),
-    (lambda path: path.write_bytes(b""), "damaged"),
+    (lambda path: path.write_bytes(b""), "damaged, it holds 0 records where 16 were written"),
     (lambda path: path.write_bytes(path.read_bytes()[:200]), "damaged"),
     (lambda path: path.write_bytes(b"\0" * 2**17), "damaged"),
     (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "missing from the data set"),
     (lambda path: (path.unlink(), path.mkdir()), "missing from the data set"),
     (
       lambda path: shutil.copy(path.with_name(path.name.replace("00000-", "00002-")), path),
-      "8 records where 16 were written",
+      "damaged, it holds 8 records where 16 were written",
     ),
   ],
 )

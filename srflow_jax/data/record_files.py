@@ -73,7 +73,7 @@ def open_records(path: pathlib.Path, num_records: int) -> Any:
   except (RuntimeError, ValueError) as error:
     raise InputError(f"{path}: damaged ({_first_line(error)})") from None
   if found != num_records:
-    raise InputError(f"{path}: {found} records where {num_records} were written")
+    raise InputError(f"{path}: damaged, it holds {found} records where {num_records} were written")
   return reader
 
 

@@ -76,10 +76,11 @@ def from_workers(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str,
   workers = set()
   try:
     while True:
+      # Noted while they live: those that have ended are no longer listed.
+      workers |= set(multiprocessing.active_children()) - earlier
       try:
         item = ready.get(timeout=_POLL_SECONDS)
       except queue.Empty:
-        workers |= set(multiprocessing.active_children()) - earlier
         codes = [worker.exitcode for worker in workers if worker.exitcode]
         if codes:
           raise InputError(_killed("a data worker", codes[0])) from None
