@@ -3,127 +3,156 @@
 Every image of this project is read here, so that each kind of file is accepted or refused in one
 way, by name:
 
-* 8-bit RGB, grey, black and white, palette and CMYK images become RGB (CMYK by Pillow's formula;
-  colour profiles are not applied to any image).
+* PNG, JPEG, WebP, BMP, TIFF and GIF files are read, and only regular files.
+* 8-bit RGB, grey, black and white, palette and CMYK images become RGB (CMYK by Pillow's formula).
+* Pixels stay as they are stored: no colour profile is applied. An RGB image's ICC profile can be
+  read beside its pixels and written with what was made of them, so that colours are shown alike.
 * An alpha channel is dropped where every pixel is opaque; real transparency has no RGB value and is
   refused.
 * 16-bit and floating-point images are refused, because cutting them to 8 bits would change them
-  unsaid; so are animations. Of a camera's multi-picture JPEG the first picture counts.
-* The orientation that a camera noted in EXIF is applied.
+  unsaid; so are animations and files of several pages. Of a camera's multi-picture JPEG the first
+  picture counts.
+* The orientation that a camera noted in EXIF or XMP is applied, wherever it stands in the file.
 """
 
+import dataclasses
 import os
-import pathlib
 import struct
 from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from srflow_jax.errors import InputError
+from srflow_jax.files import regular_file, whole_file
+from srflow_jax.image_headers import bits_per_channel, has_late_orientation, is_complete
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
-_FORMATS = ("PNG", "JPEG", "WEBP")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # EXIF tag
 # What Pillow raises for damaged files, by format and by where the damage lies.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+_DAMAGE = (
+  OSError,
+  SyntaxError,
+  ValueError,
+  EOFError,
+  struct.error,
+  LookupError,
+  TypeError,
+  AssertionError,
+  ArithmeticError,
+  MemoryError,
+  RuntimeError,
+  Image.DecompressionBombError,
+)
 
 
-def list_images(folder: str | os.PathLike) -> list[pathlib.Path]:
-  """Lists the PNG, JPEG and WebP files of a folder tree, sorted by path.
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """An image's pixels and what their numbers mean.
 
-  Files are told by suffix: others are passed over, and so is all whose name starts with a dot.
-
-  Args:
-    folder: The folder; links to folders are followed.
-
-  Returns:
-    The paths, at least one.
-
-  Raises:
-    InputError: The folder is missing, is no folder, cannot be read, or has no image.
+  Attributes:
+    pixels: uint8 RGB `[H, W, 3]`, upright.
+    profile: The ICC profile that the file gives for its RGB values, or None. `write_png` takes it.
   """
-  folder = pathlib.Path(folder)
-  if not folder.exists():
-    raise InputError(f"{folder}: no such folder")
-  if not folder.is_dir():
-    raise InputError(f"{folder}: not a folder")
 
-  def refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read: {error.strerror}")
-
-  paths, visited = [], set()
-  for root, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
-    status = os.stat(root)
-    if (status.st_dev, status.st_ino) in visited:  # a link back up the tree
-      subfolders.clear()
-      continue
-    visited.add((status.st_dev, status.st_ino))
-    subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-    paths += [
-      pathlib.Path(root, name)
-      for name in names
-      if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]
-  if not paths:
-    raise InputError(f"{folder}: no image in it (looked for {', '.join(SUFFIXES)})")
-  return sorted(paths)
+  pixels: np.ndarray
+  profile: bytes | None = None
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
+  """Reads an image file's pixels; see `read_picture`."""
+  return read_picture(path, size).pixels
+
+
+def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -> Picture:
   """Reads an image file.
 
   Args:
-    path: A PNG, JPEG or WebP file.
+    path: An image file.
+    size: The height and width that it had when it was checked, or None.
 
   Returns:
-    uint8 RGB `[H, W, 3]`, upright.
+    Its pixels, upright, and profile.
 
   Raises:
-    InputError: It cannot be read, is no image, is damaged, or is of a kind that is refused; the
-      message names the file.
+    InputError: It cannot be read, is no image, is damaged, is of a kind that is refused, or is of
+      another size; the message names the file.
   """
-  try:
-    with open(path, "rb") as file:
-      return decode_image(file, os.fspath(path))
-  except OSError as error:
-    raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+  with regular_file(path) as file:
+    return decode_picture(file, os.fspath(path), size)
 
 
-def decode_image(file: BinaryIO, name: str) -> np.ndarray:
+def rgb_profile(path: str | os.PathLike) -> bytes | None:
+  """The profile of `read_picture`, from the file's header alone."""
+  with regular_file(path) as file:
+    return _rgb_profile(_open(file, os.fspath(path)))
+
+
+def decode_picture(file: BinaryIO, name: str, size: tuple[int, int] | None = None) -> Picture:
   """Decodes an image from an open, seekable binary file, such as an archive's member.
 
   Args:
     file: The file, at its beginning.
     name: What error messages call it.
+    size: As in `read_picture`.
 
   Returns:
-    uint8 RGB `[H, W, 3]`, upright.
+    Its pixels, upright, and profile.
 
   Raises:
-    InputError: As `read_image`.
+    InputError: As `read_picture`.
   """
   image = _open(file, name)
+  picture = Picture(to_rgb(image, name), _rgb_profile(image))
+  found = picture.pixels.shape[:2]
+  if size is not None and found != tuple(size):
+    raise InputError(
+      f"{name}: {found[1]}x{found[0]} pixels, but {size[1]}x{size[0]} when it was checked: it has "
+      "changed since"
+    )
+  return picture
+
+
+def decode_image(file: BinaryIO, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+  """Decodes an image's pixels; see `decode_picture`."""
+  return decode_picture(file, name, size).pixels
+
+
+def to_rgb(image: Image.Image, name: str) -> np.ndarray:
+  """The pixels of a PIL image, as `read_image` gives those of a file.
+
+  Args:
+    image: An image, opened or made.
+    name: What error messages call it.
+
+  Returns:
+    uint8 RGB `[H, W, 3]`, upright by the image's EXIF orientation.
+
+  Raises:
+    InputError: It is damaged, or of a kind that is refused.
+  """
+  _check_mode(image, name)
   try:
     image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+      image = image.convert("RGBA")
+      if image.getchannel("A").getextrema()[0] < 255:
+        raise InputError(f"{name}: the image has transparent pixels; save it without transparency")
+    return np.asarray(image.convert("RGB"))
+  except InputError:
+    raise
   except _DAMAGE as error:
-    raise InputError(f"{name}: the image is damaged or truncated ({error})") from None
-  image = ImageOps.exif_transpose(image)
-  if image.has_transparency_data:
-    image = image.convert("RGBA")
-    if image.getchannel("A").getextrema()[0] < 255:
-      raise InputError(f"{name}: the image has transparent pixels; save it without transparency")
-  return np.asarray(image.convert("RGB"))
+    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
   """Reads an image's size from its header.
 
   Args:
-    path: A PNG, JPEG or WebP file.
+    path: An image file.
 
   Returns:
     Height and width in pixels, upright.
@@ -131,37 +160,19 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
   Raises:
     InputError: It cannot be read, is no image, or its header tells a kind that is refused.
   """
-  try:
-    with open(path, "rb") as file:
-      return decode_size(file, os.fspath(path))
-  except OSError as error:
-    raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def decode_size(file: BinaryIO, name: str) -> tuple[int, int]:
-  """Reads an image's size from the header of an open, seekable binary file.
-
-  Args:
-    file: The file, at its beginning.
-    name: What error messages call it.
-
-  Returns:
-    Height and width in pixels, upright.
-
-  Raises:
-    InputError: As `image_size`.
-  """
-  return _size(_open(file, name))
+  with regular_file(path) as file:
+    return _upright_size(_open(file, os.fspath(path)), file, os.fspath(path))
 
 
 def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
   """Checks many images, all but without decoding: their headers, and that no file was cut short.
 
   It is meant for the beginning of a long run. A damaged stream shows only when it is decoded, which
-  is done here just for images with an alpha channel, to see whether they are opaque.
+  is done here just for images with an alpha channel, to see whether they are opaque, and for BMP,
+  TIFF and GIF files, whose ends tell nothing.
 
   Args:
-    paths: PNG, JPEG or WebP files.
+    paths: Image files.
 
   Returns:
     Height and width of each, upright.
@@ -171,106 +182,146 @@ def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
   """
   sizes = []
   for path in paths:
-    try:
-      with open(path, "rb") as file:
-        image = _open(file, os.fspath(path))
-        sizes.append(_size(image))
-        if not _COMPLETE[image.format](file):
-          raise InputError(f"{path}: the image is truncated")
-        if image.has_transparency_data:
-          file.seek(0)
-          decode_image(file, os.fspath(path))
-    except OSError as error:
-      raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with regular_file(path) as file:
+      sizes.append(check_image(file, os.fspath(path)))
   return sizes
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
-  """Writes an image as PNG, making its folder if need be.
+def check_image(file: BinaryIO, name: str) -> tuple[int, int]:
+  """Checks an image in an open, seekable binary file, as `check_images` does.
+
+  Args:
+    file: The file, at its beginning.
+    name: What error messages call it.
+
+  Returns:
+    Height and width, upright.
+
+  Raises:
+    InputError: As `check_images`.
+  """
+  image = _open(file, name)
+  size = _upright_size(image, file, name)
+  has_end = is_complete(image.format, file)
+  if has_end is False:
+    raise InputError(f"{name}: the image is truncated")
+  if has_end is None or image.has_transparency_data:
+    file.seek(0)
+    decode_image(file, name, size)
+  return size
+
+
+def check_bytes(file: BinaryIO, name: str, num_bytes: int) -> None:
+  """Refuses a file that is far larger than its pixels, as an archive's member may expand to.
+
+  Sound files have at most 16 bytes a pixel, and 64 MiB of metadata.
+
+  Args:
+    file: The file, at its beginning.
+    name: What error messages call it.
+    num_bytes: How many bytes it holds.
+
+  Raises:
+    InputError: It is, or is no image.
+  """
+  width, height = _open(file, name).size
+  if num_bytes > 16 * width * height + 2**26:
+    raise InputError(
+      f"{name}: {num_bytes:,} bytes, far more than an image of {width}x{height} pixels holds"
+    )
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray, profile: bytes | None = None) -> None:
+  """Writes an image as PNG, whole or not at all, making its folder if need be.
 
   Args:
     path: Where to.
     image: uint8 RGB `[H, W, 3]`.
+    profile: The ICC profile of its RGB values, from `read_picture`.
 
   Raises:
     InputError: The file cannot be written.
   """
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
     raise ValueError(f"not a uint8 image [H, W, 3]: {image.dtype} {list(image.shape)}")
-  path = pathlib.Path(path)
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+  with whole_file(path, make_folder=True) as file:
     # Level 1 takes a third of the default's time for a few per cent more bytes.
-    Image.fromarray(image).save(path, format="PNG", compress_level=1)
-  except OSError as error:
-    raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    Image.fromarray(image).save(file, format="PNG", compress_level=1, icc_profile=profile)
+
+
+def read_written_png(path: str | os.PathLike) -> np.ndarray:
+  """Reads what `write_png` has written, of any size.
+
+  Pillow's limit on the pixels of a file, which guards against files made to exhaust the memory,
+  does not count here: give it this project's own files alone.
+
+  Returns:
+    uint8 RGB `[H, W, 3]`.
+
+  Raises:
+    InputError: It cannot be read or is damaged.
+  """
+  with regular_file(path) as file:
+    try:
+      image = PngImagePlugin.PngImageFile(file)
+    except _DAMAGE as error:
+      raise InputError(f"{path}: the image is damaged or truncated ({_reason(error)})") from None
+    return to_rgb(image, os.fspath(path))
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
   """Opens an image without decoding it and refuses what its header suffices to refuse."""
   try:
     image = Image.open(file, formats=_FORMATS)
+    bits = bits_per_channel(image, file)
+    is_animated = image.format != "MPO" and getattr(image, "is_animated", False)
   except UnidentifiedImageError:
-    raise InputError(f"{name}: not a PNG, JPEG or WebP image") from None
+    raise InputError(f"{name}: not a PNG, JPEG or WebP image, nor BMP, TIFF or GIF") from None
   except Image.DecompressionBombError:
     raise InputError(f"{name}: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
   except _DAMAGE as error:
-    raise InputError(f"{name}: the image is damaged or truncated ({error})") from None
-  if image.mode not in _MODES or (image.format == "PNG" and _png_bit_depth(file) == 16):
-    kind = "16-bit" if image.format == "PNG" else f"{image.format} {image.mode}"
-    raise InputError(f"{name}: {kind} images are not supported; convert it to 8-bit RGB")
-  if image.format != "MPO" and getattr(image, "is_animated", False):
-    raise InputError(f"{name}: animated images are not supported")
+    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
+  if bits > 8:
+    raise InputError(f"{name}: {bits}-bit images are not supported; convert it to 8-bit RGB")
+  _check_mode(image, name)
+  if is_animated:
+    raise InputError(f"{name}: animated images and files of several pages are not supported")
   return image
 
 
-def _size(image: Image.Image) -> tuple[int, int]:
-  """Returns height and width as they are once the EXIF orientation is applied."""
+def _check_mode(image: Image.Image, name: str) -> None:
+  if image.mode not in _MODES:
+    kind = f"{image.format or 'PIL'} {image.mode}"
+    raise InputError(f"{name}: {kind} images are not supported; convert it to 8-bit RGB")
+
+
+def _reason(error: BaseException) -> str:
+  """An error of a library in one line."""
+  return " ".join(str(error).split()) or type(error).__name__
+
+
+def _rgb_profile(image: Image.Image) -> bytes | None:
+  """An image's ICC profile if it is one for RGB: that of a grey or CMYK image does not fit RGB."""
+  profile = image.info.get("icc_profile")
+  is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB " and profile[36:40] == b"acsp"
+  return profile if is_rgb else None
+
+
+def _upright_size(image: Image.Image, file: BinaryIO, name: str) -> tuple[int, int]:
+  """Height and width as they are once the EXIF orientation is applied."""
   width, height = image.size
-  if image.format == "PNG" and "exif" not in image.info:
-    # Pillow would decode a PNG to look for EXIF data behind its pixels, where writers do not put
-    # it: 100 ms an image, minutes for DIV2K's headers.
+  if image.format == "TIFF":  # Pillow has turned the size already
     return height, width
-  return (width, height) if image.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
-
-
-def _png_bit_depth(file: BinaryIO) -> int:
-  """Bits a channel: Pillow opens 16-bit RGB as if it were 8-bit, so the header itself is read."""
-  position = file.tell()
-  file.seek(24)
-  depth = file.read(1)[0]
-  file.seek(position)
-  return depth
-
-
-def _png_is_complete(file: BinaryIO) -> bool:
-  """Walks the chunks' lengths up to the end mark; the chunks themselves are not read."""
-  end = file.seek(0, os.SEEK_END)
-  position = 8
-  while position + 12 <= end:
-    file.seek(position)
-    length, kind = struct.unpack(">I4s", file.read(8))
-    position += length + 12
-    if kind == b"IEND":
-      return position <= end
-  return False
-
-
-def _jpeg_is_complete(file: BinaryIO) -> bool:
-  """Looks for the end mark behind the first scan; what lies before it may hold a thumbnail's."""
-  file.seek(2)
-  while len(header := file.read(4)) == 4:
-    marker, length = struct.unpack(">HH", header)
-    if marker == 0xFFDA:  # start of scan: in its data, a plain FF D9 is the end mark alone
-      return b"\xff\xd9" in file.read()
-    file.seek(length - 2, os.SEEK_CUR)
-  return False
-
-
-# Pillow's WebP decoder refuses a truncated file when it opens it.
-_COMPLETE = {
-  "PNG": _png_is_complete,
-  "JPEG": _jpeg_is_complete,
-  "MPO": _jpeg_is_complete,
-  "WEBP": lambda file: True,
-}
+  try:
+    if image.format == "PNG":
+      # Pillow would decode every PNG without EXIF data before its pixels to look behind them:
+      # 100 ms an image, minutes for DIV2K's headers.
+      if has_late_orientation(file):
+        image.load()
+      exif = Image.Image.getexif(image)
+    else:
+      exif = image.getexif()
+    is_turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+  except _DAMAGE as error:
+    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
+  return (width, height) if is_turned else (height, width)

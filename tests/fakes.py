@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srflow_jax import images
+from srflow_jax.listing import list_images
 from srflow_jax.model.model import Context, DensityParts
 from srflow_jax.ops.resize import bicubic_resize
 
@@ -69,7 +70,7 @@ def write_hr(folder):
 
 def write_lr(folder, hr_dir):
   """Their LR images, named as DIV2K's."""
-  for path in images.list_images(hr_dir):
+  for path in list_images(hr_dir):
     relative = path.relative_to(hr_dir)
     lr = bicubic_resize(images.read_image(path), 1 / SCALE)
     images.write_png(folder / relative.with_name(f"{relative.stem}x4.png"), lr)

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -13,6 +14,8 @@ from PIL import Image
 
 from srflow_jax.data import make_train_iterator, photographs, put_ahead, validation_batches
 from srflow_jax.data.pairs import Pair, RandomPatch
+from srflow_jax.data.sources import describe
+from srflow_jax.data.workers import from_workers
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image, write_png
 from srflow_jax.ops.resize import bicubic_resize
@@ -227,6 +230,70 @@ def test_damage_that_only_decoding_shows_is_one_line_too(data_config, tmp_path, 
   with pytest.raises(InputError, match=r"b\.png: ") as caught:
     take(data_config, 4)
   assert "\n" not in str(caught.value)
+
+
+def test_a_killed_worker_is_noticed_within_seconds(data_config):
+  data_config.num_workers = 2
+  earlier = set(multiprocessing.active_children())
+  iterator = make_train_iterator(data_config, 4, 0)
+  next(iterator)
+  workers = set(multiprocessing.active_children()) - earlier
+  assert len(workers) == 2
+  os.kill(min(worker.pid for worker in workers), signal.SIGKILL)
+  began = time.monotonic()
+  with pytest.raises(InputError, match=r"a data worker was killed.*, perhaps for want of memory"):
+    for _ in range(100):  # those that were ready come first
+      next(iterator)
+  assert time.monotonic() - began < 30
+  for worker in workers:
+    worker.join(30)
+    assert not worker.is_alive()
+
+
+def test_batches_of_workers_end_and_fail_as_they_do_without():
+  class Batches:
+    def __init__(self, items):
+      self.items, self.is_closed = iter(items), False
+
+    def __iter__(self):
+      return self
+
+    def __next__(self):
+      item = next(self.items)
+      if isinstance(item, Exception):
+        raise item
+      return {"hr": np.array(item)}
+
+    def close(self):
+      self.is_closed = True
+
+  source = Batches([1, 2])
+  assert [int(batch["hr"]) for batch in from_workers(source)] == [1, 2] and source.is_closed
+  source = Batches([1, KeyError("x")])
+  batches = from_workers(source)
+  assert next(batches)["hr"] == 1
+  with pytest.raises(KeyError):
+    next(batches)
+  assert source.is_closed
+  source = Batches([1, 2, 3])
+  batches = from_workers(source)
+  next(batches)
+  batches.close()
+  assert source.is_closed
+
+
+def test_data_are_told_apart_by_names_and_sizes(data_config, tmp_path):
+  data_config.train_dir = str(small_tree(tmp_path / "a"))
+  first = describe(data_config, 4)
+  assert first["train"]["images"] == 3 and first["validation"]["images"] == 2
+  data_config.train_dir = str(small_tree(tmp_path / "b"))
+  assert describe(data_config, 4) == first  # another folder of the same
+  os.rename(tmp_path / "b/a.png", tmp_path / "b/z.png")
+  renamed = describe(data_config, 4)
+  assert renamed["train"] != first["train"] and renamed["validation"] == first["validation"]
+  write_png(tmp_path / "a/a.png", np.zeros((48, 48, 3), np.uint8))
+  data_config.train_dir = str(tmp_path / "a")
+  assert describe(data_config, 4)["train"]["digest"] != first["train"]["digest"]
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks the workers up in /proc")

@@ -1,10 +1,12 @@
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
-from srflow_jax import images
+from srflow_jax import images, listing
 from srflow_jax.errors import InputError
 
 
@@ -19,7 +21,19 @@ def write(path, image, **options):
   return path
 
 
-@pytest.mark.parametrize("suffix, tolerance", [("png", 0), ("jpg", 8), ("JPEG", 8), ("webp", 8)])
+@pytest.mark.parametrize(
+  "suffix, tolerance",
+  [
+    ("png", 0),
+    ("jpg", 8),
+    ("JPEG", 8),
+    ("webp", 8),
+    ("bmp", 0),
+    ("tif", 0),
+    ("TIFF", 0),
+    ("gif", 40),
+  ],
+)
 def test_rgb(tmp_path, suffix, tolerance):
   path = write(tmp_path / f"a.{suffix}", Image.fromarray(gradient()), quality=95)
   image = images.read_image(path)
@@ -62,7 +76,12 @@ def test_kinds_that_are_refused_by_name(tmp_path):
     (write(tmp_path / "d.png", sixteen), "16-bit"),
     (write(tmp_path / "e.png", rgb, **frames), "animated"),
     (write(tmp_path / "f.webp", rgb, **frames), "animated"),
-    (write(tmp_path / "g.png", rgb, format="GIF"), "not a PNG, JPEG or WebP"),
+    (write(tmp_path / "g.png", rgb, format="TGA"), "not a PNG, JPEG or WebP"),
+    (write(tmp_path / "h.tif", sixteen), "16-bit"),
+    (write(tmp_path / "i.tif", Image.fromarray(np.zeros((9, 9), np.float32))), "32-bit"),
+    (write(tmp_path / "j.tif", rgb, **frames), "several pages"),
+    (write(tmp_path / "k.gif", rgb, **frames), "animated"),
+    (write(tmp_path / "l.gif", palette, transparency=0), "transparent"),
   ]
   for path, reason in cases:
     for read in (images.read_image, lambda p: images.check_images([p])):
@@ -73,13 +92,6 @@ def test_kinds_that_are_refused_by_name(tmp_path):
 
 def test_sixteen_bit_rgb_is_refused_though_pillow_would_cut_it(tmp_path):
   # Pillow writes no such file: a 1x1 image, built by hand.
-  import struct
-  import zlib
-
-  def chunk(kind, data):
-    crc = zlib.crc32(kind + data)
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
-
   header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
   data = chunk(b"IDAT", zlib.compress(b"\0" + b"\x12\x34" * 3))
   path = tmp_path / "deep.png"
@@ -89,7 +101,7 @@ def test_sixteen_bit_rgb_is_refused_though_pillow_would_cut_it(tmp_path):
       read(path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif", "gif"])
 @pytest.mark.parametrize("kept", [0.5, 0.9, 0.999])
 def test_truncated(tmp_path, suffix, kept):
   noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -133,35 +145,219 @@ def test_jpeg_thumbnail_does_not_pass_for_the_end(tmp_path):
     images.check_images([path])
 
 
-def test_exif_orientation(tmp_path):
+def exif_of(orientation):
   exif = Image.Exif()
-  exif[0x0112] = 6  # the camera was turned by 90 degrees
-  path = write(tmp_path / "a.png", Image.fromarray(gradient()), exif=exif)
-  np.testing.assert_array_equal(images.read_image(path), np.rot90(gradient(), -1))
-  assert images.image_size(path) == (30, 20)
+  exif[0x0112] = orientation
+  return exif
+
+
+def chunk(kind, data):
+  return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_late_chunk(path, kind, data):
+  """A PNG with a chunk between its pixels and its end, where Pillow writes none."""
+  Image.fromarray(gradient()).save(path)
+  content = path.read_bytes()
+  path.write_bytes(content[:-12] + chunk(kind, data) + content[-12:])
+  return path
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+
+
+def late_exif(path, orientation):
+  with_late_chunk(path, b"eXIf", exif_of(orientation).tobytes()[6:])
+
+
+def late_raw_profile(path, orientation):
+  data = exif_of(orientation).tobytes().hex()
+  text = f"\nexif\n{len(data) // 2:8}\n{data}\n".encode()
+  with_late_chunk(path, b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+
+
+def late_xmp(path, orientation):
+  with_late_chunk(path, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP % orientation)
+
+
+def by_pillow(path, orientation):
+  Image.fromarray(gradient()).save(path, exif=exif_of(orientation), quality=95, lossless=True)
+
+
+def early_xmp(path, orientation):
+  info = PngImagePlugin.PngInfo()
+  info.add_itxt("XML:com.adobe.xmp", (XMP % orientation).decode())
+  Image.fromarray(gradient()).save(path, pnginfo=info)
+
+
+@pytest.mark.parametrize(
+  "name, make",
+  [
+    ("a.png", by_pillow),
+    ("a.png", early_xmp),
+    ("a.png", late_exif),
+    ("a.png", late_raw_profile),
+    ("a.png", late_xmp),
+    ("a.jpg", by_pillow),
+    ("a.webp", by_pillow),
+    ("a.tif", by_pillow),
+  ],
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_turns_size_and_pixels_alike(tmp_path, name, make, orientation):
+  path = tmp_path / name
+  make(path, orientation)
+  upright = gradient()[:, ::-1] if orientation in (2, 4, 5, 7) else gradient()
+  turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]
+  upright = np.rot90(upright, turns)
+  np.testing.assert_allclose(images.read_image(path).astype(int), upright, atol=8)
+  for size in (images.image_size(path), *images.check_images([path])):
+    assert size == upright.shape[:2]
+  images.read_image(path, upright.shape[:2])
+  np.testing.assert_allclose(
+    images.to_rgb(Image.open(path), "an image").astype(int), upright, atol=8
+  )
+
+
+def test_an_image_that_changed_since_it_was_checked(tmp_path):
+  path = write(tmp_path / "a.png", Image.fromarray(gradient()))
+  (size,) = images.check_images([path])
+  write(path, Image.fromarray(gradient()[:7]))
+  with pytest.raises(InputError) as caught:
+    images.read_image(path, size)
+  assert str(caught.value) == (
+    f"{path}: 30x7 pixels, but 30x20 when it was checked: it has changed since"
+  )
+
+
+def test_profiles_of_rgb_images_are_carried(tmp_path):
+  srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+  grey = srgb[:16] + b"GRAY" + srgb[20:]
+  cases = [
+    ("a.png", {"icc_profile": srgb}, srgb),
+    ("a.jpg", {"icc_profile": srgb}, srgb),
+    ("a.webp", {"icc_profile": srgb}, srgb),
+    ("a.tif", {"icc_profile": srgb}, srgb),
+    ("b.png", {}, None),
+    ("c.png", {"icc_profile": grey}, None),
+    ("d.png", {"icc_profile": b"no profile"}, None),
+  ]
+  for name, options, profile in cases:
+    picture = images.read_picture(write(tmp_path / name, Image.fromarray(gradient()), **options))
+    assert picture.profile == profile, name
+    images.write_png(tmp_path / "out.png", picture.pixels, picture.profile)
+    again = images.read_picture(tmp_path / "out.png")
+    assert again.profile == profile, name
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 2), (2, 300)])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tif", "gif"])
+def test_thin_images_are_read(tmp_path, size, suffix):
+  path = write(tmp_path / f"a.{suffix}", Image.fromarray(gradient(*size)))
+  assert images.check_images([path]) == [size] == [images.read_image(path).shape[:2]]
+
+
+def test_what_was_written_is_read_beyond_pillows_limit(tmp_path, monkeypatch):
+  images.write_png(tmp_path / "a.png", gradient())
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+  with pytest.raises(InputError, match=r"a\.png: more than 200 pixels"):
+    images.read_image(tmp_path / "a.png")
+  np.testing.assert_array_equal(images.read_written_png(tmp_path / "a.png"), gradient())
+  (tmp_path / "a.png").write_bytes(b"\x89PNG")
+  with pytest.raises(InputError, match=r"a\.png: the image is damaged"):
+    images.read_written_png(tmp_path / "a.png")
+
+
+def test_pil_images_are_refused_like_files():
+  for mode, line in (("I;16", "PIL I;16 images"), ("F", "PIL F images")):
+    with pytest.raises(InputError, match=f"lr: {line}"):
+      images.to_rgb(Image.new(mode, (4, 4)), "lr")
+  with pytest.raises(InputError, match="lr: the image has transparent pixels"):
+    images.to_rgb(Image.new("RGBA", (4, 4)), "lr")
+
+
+def touch(folder, *names):
+  for name in names:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(gradient()).save(folder / name)
+
+
+def listed(folder, **options):
+  return [str(path.relative_to(folder)) for path in listing.list_images(folder, **options)]
 
 
 def test_listing(tmp_path):
-  for name in ("b/2.PNG", "a.jpeg", "b/1.webp", "c.jpg"):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    Image.fromarray(gradient()).save(tmp_path / name)
-  for name in ("notes.txt", "._a.png", ".cache/x.png", "Thumbs.db"):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+  touch(tmp_path, "b/2.PNG", "a.jpeg", "b/1.webp", "c.jpg", "d.bmp", "e.tif", "f.TIFF", "g.gif")
+  touch(tmp_path, "folder.png/x.png")
+  for name in ("notes.txt", "._a.png", ".cache/x.png", "Thumbs.db", "@eaDir/a.jpeg/S.jpg"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("no image")
   (tmp_path / "b" / "loop").symlink_to(tmp_path)
-  names = [str(path.relative_to(tmp_path)) for path in images.list_images(tmp_path)]
-  assert names == ["a.jpeg", "b/1.webp", "b/2.PNG", "c.jpg"]
+  images = ["a.jpeg", "b/1.webp", "b/2.PNG", "c.jpg", "d.bmp", "e.tif", "f.TIFF"]
+  assert listed(tmp_path) == [*images, "folder.png/x.png", "g.gif"]
+
+
+def test_what_this_project_wrote_into_the_folder_is_left_out(tmp_path):
+  touch(tmp_path, "a.png", "run/evaluation/samples/m/a_00.png", "out/new/samples/a_00.png")
+  touch(tmp_path, "done/samples/a_00.png", "done/sheets/a.png", "cut/samples/a_00.png")
+  (tmp_path / "run/checkpoints").mkdir()
+  for name in ("run/config.json", "done/summary.json", "cut/progress.jsonl"):
+    (tmp_path / name).touch()
+  assert listed(tmp_path) == ["a.png", "out/new/samples/a_00.png"]
+  assert listed(tmp_path, leave_out=[tmp_path / "out/../out/new"]) == ["a.png"]
+  assert listed(tmp_path, leave_out=[tmp_path / "none"]) == ["a.png", "out/new/samples/a_00.png"]
+  # Who names such a folder means it.
+  assert listed(tmp_path / "run", leave_out=[tmp_path / "run"]) == ["evaluation/samples/m/a_00.png"]
+
+
+@pytest.mark.parametrize(
+  "make, line",
+  [
+    (os.mkfifo, "x.png: cannot be read: not a regular file"),
+    (lambda path: path.symlink_to("/dev/zero"), "x.png: cannot be read: not a regular file"),
+    (lambda path: path.symlink_to("none"), "x.png: cannot be read: No such file or directory"),
+    (lambda path: path.symlink_to("x.png"), "x.png: cannot be read: Too many levels of symbolic"),
+    (
+      lambda path: path.with_name(os.fsdecode(b"\xe9.png")).touch(),
+      r"\xe9.png: the name is not UTF-8; rename it",
+    ),
+    (
+      lambda path: path.with_name("a\nb.png").touch(),
+      r"a\nb.png: the name has a control character; rename it",
+    ),
+    (
+      lambda path: touch(path.parent, os.fsdecode(b"\xff") + "/x.png"),
+      r"\xff/x.png: the name is not UTF-8; rename it",
+    ),
+  ],
+)
+def test_what_only_looks_like_an_image_is_refused_before_it_is_opened(tmp_path, make, line):
+  make(tmp_path / "x.png")
+  with pytest.raises(InputError) as caught:
+    listing.list_images(tmp_path)
+  assert str(caught.value).startswith(f"{tmp_path}/{line}")
+  assert "\n" not in str(caught.value)
+  str(caught.value).encode()
+
+
+@pytest.mark.parametrize("read", [images.read_image, lambda path: images.check_images([path])])
+def test_a_fifo_and_a_device_are_refused_at_once(tmp_path, read):
+  os.mkfifo(tmp_path / "x.png")
+  for path in (tmp_path / "x.png", "/dev/zero"):
+    with pytest.raises(InputError, match="cannot be read: not a regular file"):
+      read(path)
 
 
 def test_bad_folders(tmp_path):
   with pytest.raises(InputError, match="no such folder"):
-    images.list_images(tmp_path / "missing")
+    listing.list_images(tmp_path / "missing")
   (tmp_path / "file").write_text("x")
   with pytest.raises(InputError, match="not a folder"):
-    images.list_images(tmp_path / "file")
+    listing.list_images(tmp_path / "file")
   (tmp_path / "empty").mkdir()
   with pytest.raises(InputError, match="no image"):
-    images.list_images(tmp_path / "empty")
+    listing.list_images(tmp_path / "empty")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -169,7 +365,7 @@ def test_unreadable(tmp_path):
   folder = tmp_path / "closed"
   folder.mkdir(mode=0)
   with pytest.raises(InputError, match=r"closed.*cannot be read"):
-    images.list_images(folder)
+    listing.list_images(folder)
 
 
 def test_missing_file_and_folder_as_file(tmp_path):

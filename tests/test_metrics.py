@@ -27,6 +27,21 @@ def test_golden_psnr_and_ssim(golden_metrics):
   np.testing.assert_allclose(ssim, values["ssim"], atol=1e-4)
 
 
+def test_lr_psnr_rounds_halves_to_even_as_the_challenge_does():
+  """Rows n and n + 1, halved, lie on n + 1/2: the roundings differ by one level there."""
+  rows = np.repeat(np.arange(0, 200, 2), 2) + np.tile([0, 1], 100)
+  image = np.broadcast_to(rows[:, None, None], (200, 40, 3)).astype(np.uint8)
+  even = np.rint(np.arange(0.5, 200, 2)).astype(np.uint8)  # 0, 2, 4, 6 for 0.5, 2.5, 4.5, 6.5
+  flat = np.zeros_like(image)
+  inner = slice(4, -4)  # the rows whose window does not reach the border
+  for rounding, expected in (("half_even", even), ("half_away", even + 1)):
+    halved = metrics.shrunk(image, 2, rounding)[inner, 0, 0]
+    np.testing.assert_array_equal(halved, expected[inner])
+  exact = metrics.psnr(metrics.shrunk(flat, 2), metrics.shrunk(image, 2, "half_even"))
+  assert metrics.lr_psnr([flat], image, 2) == [exact]
+  assert exact != metrics.psnr(metrics.shrunk(flat, 2), metrics.shrunk(image, 2))
+
+
 def test_psnr_by_hand():
   a = np.zeros((2, 2, 3), np.uint8)
   b = a.copy()

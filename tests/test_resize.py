@@ -2,9 +2,12 @@ import jax
 import numpy as np
 import pytest
 
+from srflow_jax.images import read_image
 from srflow_jax.ops import resize
 
 FACTORS = [n for whole in (2, 3, 4, 8, 16) for n in (whole, 1 / whole)]
+
+ROUNDINGS = (resize.MATLAB_ROUNDING, resize.NUMPY_ROUNDING)
 
 
 def random_image(height, width, seed=0):
@@ -41,9 +44,32 @@ def test_weights_sum_to_one_and_are_whole_multiples(size, factor):
 
 
 def test_matches_matlab_on_a_photograph(golden_metrics):
-  """The golden LR is the challenge's own `imresize` of the golden HR."""
+  """The golden LR is the challenge's own `imresize` of the golden HR, which rounds as NumPy."""
   arrays, _ = golden_metrics
-  np.testing.assert_array_equal(resize.bicubic_resize(arrays["gt"], 1 / 4), arrays["lr"])
+  lr = resize.bicubic_resize(arrays["gt"], 1 / 4, resize.NUMPY_ROUNDING)
+  np.testing.assert_array_equal(lr, arrays["lr"])
+
+
+def benchmark_files(benchmarks):
+  """(HR, LR, scale) of all LR images that MATLAB made of Set5 and Set14."""
+  for lr in sorted(benchmarks.glob("set*/LR_x*/*.png")):
+    yield lr.parents[1] / "HR" / lr.name, lr, int(lr.parent.name.removeprefix("LR_x"))
+
+
+def test_the_lr_images_of_the_fields_benchmarks_bit_for_bit(shared):
+  """All 48 files, which MATLAB itself wrote, of HR images cropped to multiples of the scale."""
+  found = list(benchmark_files(shared / "benchmarks"))
+  if not found:
+    pytest.skip("the benchmarks' LR images are not here")
+  assert len(found) == 48
+  halves = 0
+  for hr_path, lr_path, scale in found:
+    hr = read_image(hr_path)
+    hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+    lr = read_image(lr_path)
+    np.testing.assert_array_equal(resize.bicubic_resize(hr, 1 / scale), lr, err_msg=str(lr_path))
+    halves += (resize.bicubic_resize(hr, 1 / scale, resize.NUMPY_ROUNDING) != lr).any()
+  assert halves == 27  # files that the other rounding misses
 
 
 @pytest.mark.parametrize("factor", FACTORS)
@@ -77,11 +103,12 @@ def test_window_outside_is_refused():
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("size", [(37, 50), (5, 3)])
-def test_device_equals_host(factor, size):
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_device_equals_host(factor, size, rounding):
   image = random_image(*size)
-  device = jax.jit(lambda x: resize.bicubic_resize_on_device(x, factor))
+  device = jax.jit(lambda x: resize.bicubic_resize_on_device(x, factor, rounding))
   batch = np.stack([image, image[::-1]])
-  expected = np.stack([resize.bicubic_resize(x, factor) for x in batch])
+  expected = np.stack([resize.bicubic_resize(x, factor, rounding) for x in batch])
   out = device(batch)
   assert out.dtype == np.uint8
   np.testing.assert_array_equal(out, expected)
@@ -91,16 +118,24 @@ def test_device_equals_host(factor, size):
   np.testing.assert_allclose(device(floats), expected, atol=2e-7, rtol=2e-7)
 
 
-def test_rounding_is_half_to_even_on_both_sides():
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_rounding_of_halves_on_both_sides(rounding):
   # Rows 0 and 1 of every pair differ by one: a halved constant-in-x image sits on n + 1/2.
   rows = np.repeat(np.arange(0, 200, 2), 2) + np.tile([0, 1], 100)
   image = np.broadcast_to(rows[:, None, None], (200, 200, 3)).astype(np.uint8)
   exact = resize.resize_weights(200, 1 / 2) @ image[:, 0, 0]
   halves = exact % 1 == 0.5
   assert halves.sum() > 50
-  host = resize.bicubic_resize(image, 1 / 2)
-  np.testing.assert_array_equal(host[halves][:, 0, 0], np.rint(exact[halves]))
-  np.testing.assert_array_equal(resize.bicubic_resize_on_device(image, 1 / 2), host)
+  expected = {"half_away": np.floor(exact + 0.5), "half_even": np.rint(exact)}[rounding]
+  host = resize.bicubic_resize(image, 1 / 2, rounding)
+  np.testing.assert_array_equal(host[:, 0, 0], expected)
+  device = resize.bicubic_resize_on_device(image, 1 / 2, rounding)
+  np.testing.assert_array_equal(device, host)
+
+
+def test_unknown_roundings_are_refused():
+  with pytest.raises(ValueError, match="unknown rounding 'up'"):
+    resize.bicubic_resize(random_image(8, 8), 1 / 2, "up")
 
 
 @pytest.mark.parametrize("factor", [0, -2, 1.5, 2 / 3, 17, 0.01])

@@ -2,5 +2,6 @@
 
 from srflow_jax.data.folders import photographs
 from srflow_jax.data.pipeline import make_train_iterator, put_ahead, validation_batches
+from srflow_jax.data.sources import describe
 
-__all__ = ["make_train_iterator", "photographs", "put_ahead", "validation_batches"]
+__all__ = ["describe", "make_train_iterator", "photographs", "put_ahead", "validation_batches"]

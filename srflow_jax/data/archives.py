@@ -3,17 +3,43 @@
 import dataclasses
 import functools
 import io
+import lzma
 import os
 import pathlib
+import re
+import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.images import SUFFIXES, check_images, decode_image, decode_size, list_images
+from srflow_jax.images import check_bytes, check_image, check_images, decode_image, read_image
+from srflow_jax.listing import SUFFIXES, check_name, is_image_name, list_images, shown
+
+T = TypeVar("T")
+
+# What zipfile and tarfile raise for damaged archives and members (encrypted ones: RuntimeError).
+_DAMAGE = (
+  zipfile.BadZipFile,
+  tarfile.TarError,
+  zlib.error,
+  lzma.LZMAError,
+  struct.error,
+  EOFError,
+  RuntimeError,
+  ValueError,
+  LookupError,
+  ArithmeticError,
+  TypeError,
+  AttributeError,
+  MemoryError,
+  OSError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +62,24 @@ class ImageFile:
     """Its path, which leads through the archive if it lies in one."""
     return self.container / self.member
 
-  def read(self) -> np.ndarray:
-    """Decodes it to uint8 [H, W, 3]; `InputError` if it is damaged."""
-    return decode_image(io.BytesIO(self._bytes()), str(self))
+  def read(self, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes it to uint8 [H, W, 3].
+
+    Args:
+      size: height and width that it had when it was checked, or None.
+
+    Raises:
+      InputError: it is damaged, or of another size.
+    """
+    if self.container.is_dir():
+      return read_image(self.path, size)
+    return self._of_member(lambda file: decode_image(file, str(self), size))
 
   def size(self) -> tuple[int, int]:
     """Height and width, from its header; `InputError` if it is no image or visibly cut short."""
     if self.container.is_dir():
       return check_images([self.path])[0]
-    archive = _open_archive(self.container)
-    try:
-      if isinstance(archive, zipfile.ZipFile):
-        with archive.open(self.member) as file:
-          return decode_size(file, str(self))
-      return decode_size(archive.extractfile(self.member), str(self))
-    except _DAMAGE as error:
-      raise InputError(f"{self}: damaged in the archive ({error})") from None
+    return self._of_member(lambda file: check_image(file, str(self)))
 
   def stamp(self) -> list:
     """What tells this file from another version of it: path, bytes, time of change."""
@@ -59,34 +87,44 @@ class ImageFile:
     status = os.stat(path)
     return [str(self.path.absolute()), status.st_size, status.st_mtime_ns]
 
-  def _bytes(self) -> bytes:
+  def _of_member(self, use: Callable[[BinaryIO], T]) -> T:
+    """What `use` makes of the archive's member as a file."""
+    archive = _open_archive(self.container)
     try:
-      if self.container.is_dir():
-        return self.path.read_bytes()
-      archive = _open_archive(self.container)
       if isinstance(archive, zipfile.ZipFile):
-        return archive.read(self.member)
-      return archive.extractfile(self.member).read()
+        with archive.open(self.member) as file:
+          check_bytes(file, str(self), archive.getinfo(self.member).file_size)
+          file.seek(0)
+          content = file.read()  # all of it, which compares its checksum
+        return use(io.BytesIO(content))
+      with archive.extractfile(self.member) as file:
+        check_bytes(file, str(self), archive.getmember(self.member).size)
+        file.seek(0)
+        return use(file)
+    except InputError:
+      raise
     except _DAMAGE as error:
-      raise InputError(f"{self}: damaged in the archive ({error})") from None
-    except OSError as error:
-      raise InputError(f"{self}: cannot be read: {error.strerror or error}") from None
-
-
-# What zipfile and tarfile raise for damaged members (encrypted ones: RuntimeError).
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
+      raise InputError(f"{self}: damaged in the archive ({_reason(error)})") from None
 
 
 @functools.lru_cache(maxsize=16)
 def _open_archive(path: pathlib.Path) -> zipfile.ZipFile | tarfile.TarFile:
+  """Opens a zip or tar file, which must be a regular file."""
+  if not path.is_file():
+    raise InputError(f"{path}: neither a folder nor a regular file")
   try:
     if zipfile.is_zipfile(path):
       return zipfile.ZipFile(path)
     return tarfile.open(path, "r:")
-  except (zipfile.BadZipFile, tarfile.TarError):
+  except PermissionError as error:
+    raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+  except _DAMAGE:
     raise InputError(f"{path}: not a zip or uncompressed tar archive, or truncated") from None
-  except OSError as error:
-    raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _reason(error: BaseException) -> str:
+  """A library's error in one line."""
+  return " ".join(str(error).split()) or type(error).__name__
 
 
 def hr_images(paths: Sequence[str]) -> dict[str, ImageFile]:
@@ -109,9 +147,10 @@ def hr_images(paths: Sequence[str]) -> dict[str, ImageFile]:
 def lr_images(paths: Sequence[str], scales: Sequence[int]) -> dict[int, dict[str, ImageFile]]:
   """Given LR images by scale and name.
 
-  An image is of scale s if it lies in a folder `Xs` or its name ends in `xs` (DIV2K: both), as in
-  `DIV2K_train_LR_bicubic/X4/0001x4.png`. Where nothing is so marked and one scale is asked for,
-  all are of that scale.
+  An image is of scale s if it lies in a folder `Xs`, or if names in its container end in marks of
+  scales and its own in `xs` (DIV2K: both), as in `DIV2K_train_LR_bicubic/X4/0001x4.png`. Where one
+  scale is asked for and there are images without such a mark, all are of that scale: then a name
+  such as `fox4` need not mean anything.
 
   Raises:
     InputError: as `hr_images`, or a container has no image of any of the scales.
@@ -119,10 +158,12 @@ def lr_images(paths: Sequence[str], scales: Sequence[int]) -> dict[int, dict[str
   named = {}
   for path in paths:
     members = _members(path)
+    all_marked = all(re.search(r"x\d+$", _stem(m)) for m in members)
     found = {}
     for scale in scales:
       marked = [m for m in members if f"X{scale}" in _folders(m)]
-      marked = marked or [m for m in members if _stem(m).endswith(f"x{scale}")]
+      if not marked and (all_marked or len(scales) > 1):
+        marked = [m for m in members if re.search(rf"x{scale}$", _stem(m))]
       if marked:
         found[scale] = marked
     if not found and len(scales) == 1:
@@ -137,24 +178,50 @@ def lr_images(paths: Sequence[str], scales: Sequence[int]) -> dict[int, dict[str
 
 def _members(path: str) -> list[str]:
   """Paths of the images in a folder or archive, sorted."""
+  if not path:
+    raise InputError("an empty name among the folders and archives: is there a comma too many?")
   container = pathlib.Path(path)
   if not container.exists():
-    raise InputError(f"{path}: no such folder or archive")
+    raise InputError(f"{shown(path)}: no such folder or archive")
   if container.is_dir():
     return [file.relative_to(container).as_posix() for file in list_images(container)]
   archive = _open_archive(container)
   try:
-    names = archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
+    kinds = _zip_kinds(archive) if isinstance(archive, zipfile.ZipFile) else _tar_kinds(archive)
   except _DAMAGE as error:
-    raise InputError(f"{path}: the archive is damaged or truncated ({error})") from None
-  names = [n for n in names if n.lower().endswith(SUFFIXES) and not _hidden(n)]
+    raise InputError(f"{path}: the archive is damaged or truncated ({_reason(error)})") from None
+  names = [name for name, kind in kinds if is_image_name(name) and kind != "a folder"]
   if not names:
     raise InputError(f"{path}: no image in it (looked for {', '.join(SUFFIXES)})")
+  kinds = dict(kinds)
+  for name in names:
+    check_name(name, f"{path}/{name}")
+    if kinds[name] != "a file":
+      raise InputError(f"{path}/{name}: {kinds[name]}; only regular files are read")
+    if name.startswith("/") or ".." in pathlib.PurePosixPath(name).parts:
+      raise InputError(f"{path}/{name}: the name leads out of the archive")
   return sorted(names)
 
 
-def _hidden(member: str) -> bool:
-  return any(part.startswith((".", "__MACOSX")) for part in pathlib.PurePosixPath(member).parts)
+def _zip_kinds(archive: zipfile.ZipFile) -> list[tuple[str, str]]:
+  """Name and kind of each member."""
+  kinds = []
+  for info in archive.infolist():
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where no Unix has written it
+    is_file = kind in (0, stat.S_IFREG)
+    is_folder = info.is_dir() or kind == stat.S_IFDIR
+    kinds.append(
+      (info.filename, "a folder" if is_folder else "a file" if is_file else "a link or device")
+    )
+  return kinds
+
+
+def _tar_kinds(archive: tarfile.TarFile) -> list[tuple[str, str]]:
+  """Name and kind of each member."""
+  return [
+    (info.name, "a folder" if info.isdir() else "a file" if info.isreg() else "a link or device")
+    for info in archive.getmembers()
+  ]
 
 
 def _folders(member: str) -> Sequence[str]:

@@ -1,16 +1,18 @@
 """Pairs from image files: folders, and the photographs that scikit-image ships."""
 
+import hashlib
 import importlib.util
+import json
+import os
 import pathlib
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from srflow_jax.data.cache import PairCache
 from srflow_jax.data.pairs import Pair, check_size
 from srflow_jax.errors import InputError
-from srflow_jax.images import check_images, list_images, read_image
-
-File = TypeVar("File")
+from srflow_jax.images import check_images, read_image
+from srflow_jax.listing import list_images
 
 # Photographs in scikit-image's wheel (colour, natural, no download). The two motorcycles are a
 # stereo pair, hence both on one side.
@@ -20,13 +22,15 @@ BUNDLED = {
 }
 
 
-def photographs(folder: str, split: str) -> list[tuple[str, pathlib.Path]]:
+def photographs(
+  folder: str, split: str, leave_out: Collection[str | os.PathLike] = ()
+) -> list[tuple[str, pathlib.Path]]:
   """Names and paths of the images of a folder tree, or of the bundled photographs.
 
   Args:
-    folder: a folder tree of PNG, JPEG and WebP files; '' for the photographs that scikit-image
-      ships.
+    folder: a folder tree of images; '' for the photographs that scikit-image ships.
     split: "train" or "validation": which of the bundled photographs. A folder has no splits.
+    leave_out: folders of the tree to pass over.
 
   Returns:
     (name, path) sorted by path; the name is the path inside the folder without its suffix.
@@ -38,7 +42,7 @@ def photographs(folder: str, split: str) -> list[tuple[str, pathlib.Path]]:
     root = _bundled_folder()
     return [(pathlib.Path(file).stem, root / file) for file in BUNDLED[split]]
   named = {}
-  for path in list_images(folder):
+  for path in list_images(folder, leave_out):
     name = path.relative_to(folder).with_suffix("").as_posix()
     if name in named:
       raise InputError(f"{path}: two images of one name, the other is {named[name]}")
@@ -78,11 +82,12 @@ class FolderSource:
       InputError: a file is no image, truncated or smaller than the patch; HR and LR do not match.
     """
     self._hr, self._lr = hr, lr
-    sizes = check_images(hr)
-    for path, (height, width) in zip(hr, sizes, strict=True):
+    self._sizes = check_images(hr)
+    for path, (height, width) in zip(hr, self._sizes, strict=True):
       check_size(path, height, width, patch)
+    self._lr_sizes = check_images(lr) if lr is not None else None
     if lr is not None:
-      for files in zip(lr, check_images(lr), hr, sizes, strict=True):
+      for files in zip(lr, self._lr_sizes, hr, self._sizes, strict=True):
         check_lr_size(*files, scale)
     self._cache = PairCache(cache_bytes)
 
@@ -93,8 +98,18 @@ class FolderSource:
     return self._cache.get(index, lambda: self._read(index))
 
   def _read(self, index: int) -> Pair:
-    lr = read_image(self._lr[index]) if self._lr is not None else None
-    return Pair(str(self._hr[index]), read_image(self._hr[index]), lr)
+    lr = read_image(self._lr[index], self._lr_sizes[index]) if self._lr is not None else None
+    return Pair(str(self._hr[index]), read_image(self._hr[index], self._sizes[index]), lr)
+
+  def describe(self) -> dict[str, Any]:
+    """See `PairSource`. Sizes are those of the images and of their files."""
+    digest = hashlib.sha256()
+    for paths, sizes in ((self._hr, self._sizes), (self._lr or [], self._lr_sizes or [])):
+      top = os.path.commonpath([path.parent for path in paths]) if paths else ""
+      for path, size in zip(paths, sizes, strict=True):
+        line = [os.path.relpath(path, top), *size, os.stat(path).st_size]
+        digest.update(f"{json.dumps(line)}\n".encode())
+    return {"images": len(self), "digest": digest.hexdigest()}
 
 
 def check_lr_size(
@@ -111,25 +126,3 @@ def check_lr_size(
       f"{lr_name}: {lr_size[1]}x{lr_size[0]} pixels is not 1/{scale} of "
       f"{hr_size[1]}x{hr_size[0]} of {hr_name}"
     )
-
-
-def match_names(
-  hr: Sequence[tuple[str, File]], lr: Sequence[tuple[str, File]], scale: int
-) -> list[File]:
-  """LR files in the order of `hr`; an LR file may carry `x4`, as DIV2K's do, after the name.
-
-  Args:
-    hr: names and files (paths, or whatever prints as one) of the HR images.
-    lr: names and files of the LR images.
-    scale: HR pixels per LR pixel, the number after the x.
-
-  Raises:
-    InputError: an image has no partner; it names the file.
-  """
-  partners = {name.removesuffix(f"x{scale}"): file for name, file in lr}
-  for name, file in hr:
-    if name not in partners:
-      raise InputError(f"{file}: no LR image of that name")
-  for name in sorted(partners.keys() - {name for name, _ in hr}):
-    raise InputError(f"{partners[name]}: no HR image of that name")
-  return [partners[name] for name, _ in hr]

@@ -59,6 +59,13 @@ class PairSource(Protocol):
 
   def __getitem__(self, index: int) -> Pair: ...
 
+  def describe(self) -> dict[str, Any]:
+    """Tells these data from others: `images`, their number, and `digest`, of names and sizes.
+
+    It does not depend on where the files lie, nor on their pixels.
+    """
+    ...
+
 
 def lr_patch_size(data_config: Any, scale: int) -> int:
   """Side of the LR patch; `InputError` if the HR patch is not a multiple of the scale."""

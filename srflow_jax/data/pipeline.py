@@ -17,7 +17,7 @@ from absl import flags
 
 from srflow_jax.data.pairs import PairSource, RandomPatch, fixed_patches, lr_patch_size
 from srflow_jax.data.sources import open_source
-from srflow_jax.data.workers import start_worker
+from srflow_jax.data.workers import from_workers, start_worker
 from srflow_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -74,11 +74,9 @@ def iterate(
   )
   local_batch = local_batch_size(data_config.batch_size, process_count)
   examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform)
-  first, batch_size = process_index * local_batch, data_config.batch_size
-  whole = len(examples) // batch_size * batch_size  # all but endless
-  places = [examples[first + at : whole : batch_size] for at in range(local_batch)]
-  batches = grain.experimental.ZipMapDataset(places).map(_stack)
-  dataset = batches[start_step:].to_iter_dataset(
+  # The parts that processes have of the global batches, in turn: this one's are every P-th.
+  parts = examples.batch(local_batch, drop_remainder=True, batch_fn=_stack)
+  dataset = parts[process_index::process_count][start_step:].to_iter_dataset(
     grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READY_BATCHES)
   )
   workers = data_config.num_workers
@@ -87,7 +85,7 @@ def iterate(
       flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags, also in a notebook.
     options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_READY_BATCHES)
     dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
-  return _own_memory(iter(dataset)) if workers else iter(dataset)
+  return from_workers(iter(dataset)) if workers else iter(dataset)
 
 
 def _stack(examples: Sequence[Batch]) -> Batch:
@@ -102,14 +100,6 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
       f"processes, {process_count}"
     )
   return batch_size // process_count
-
-
-def _own_memory(batches: Iterator[Batch]) -> Iterator[Batch]:
-  # What comes from a worker lies in shared memory, which is unmapped when Grain's array dies, even
-  # if a device array still aliases it (on the CPU, JAX does not copy aligned arrays).
-  with contextlib.closing(batches):
-    for batch in batches:
-      yield {name: np.array(value) for name, value in batch.items()}
 
 
 def validation_batches(

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import tqdm
 
 from srflow_jax.data.archives import hr_images, lr_images
-from srflow_jax.data.folders import check_lr_size, match_names
+from srflow_jax.data.folders import check_lr_size
+from srflow_jax.data.names import match_names, own_side
+from srflow_jax.data.set_metadata import SCALES
 from srflow_jax.data.tiles import ImageJob, TileGrid
 from srflow_jax.errors import InputError
 
-SCALES = (2, 3, 4, 8, 16)
-
-# A shard is what an interruption costs at most, for each core.
-IMAGES_PER_SHARD = 8
+# A shard is what an interruption costs at most, for each core; but a set is read from all of its
+# files in turn, so it must not have very many.
+_MIN_IMAGES_PER_SHARD = 8
+_MAX_SHARDS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,11 @@ class SplitInputs:
 
   hr: Sequence[str]
   lr: Sequence[str] = ()
+
+
+def images_per_shard(num_images: int) -> int:
+  """How many of a split's images go into each of its files, but for the last."""
+  return max(_MIN_IMAGES_PER_SHARD, -(-num_images // _MAX_SHARDS))
 
 
 def check_grid(scales: Sequence[int], tile: int, overlap: int) -> TileGrid:
@@ -41,14 +48,14 @@ def plan_images(inputs: SplitInputs, grid: TileGrid) -> list[ImageJob]:
   """The images of a split, matched and with their headers checked."""
   if not inputs.hr:
     raise InputError(f"{inputs.lr[0]}: LR images without HR images")
-  hr = hr_images(inputs.hr)
+  hr = own_side(list(hr_images(inputs.hr).items()), grid.scales[0], "HR")
   lr = lr_images(inputs.lr, grid.scales) if inputs.lr else {}
   partners = {
-    scale: match_names(list(hr.items()), list(images.items()), scale)
+    scale: match_names(hr, own_side(list(images.items()), scale, "LR"), scale)
     for scale, images in lr.items()
   }
   jobs = []
-  bar = tqdm.tqdm(hr.items(), unit="image", desc="reading headers", leave=False)
+  bar = tqdm.tqdm(hr, unit="image", desc="reading headers", leave=False)
   for index, (name, image) in enumerate(bar):
     height, width = image.size()
     if min(height, width) < grid.unit:

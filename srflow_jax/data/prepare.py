@@ -15,8 +15,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 import tqdm
 
-from srflow_jax.data.plan import IMAGES_PER_SHARD, SplitInputs, check_grid, plan_images
-from srflow_jax.data.records import INCOMPLETE, INFO_FILE, open_builder
+from srflow_jax.data.plan import SplitInputs, check_grid, images_per_shard, plan_images
+from srflow_jax.data.record_sets import INCOMPLETE, INFO_FILE, open_set
+from srflow_jax.data.set_metadata import METADATA_FILE, set_digest
 from srflow_jax.data.tiles import (
   DATASET_NAME,
   PROGRESS,
@@ -26,9 +27,10 @@ from srflow_jax.data.tiles import (
   tile_features,
   write_shard,
 )
-from srflow_jax.data.verify import set_digest
 from srflow_jax.data.workers import run_parallel
 from srflow_jax.errors import InputError
+from srflow_jax.files import read_json
+from srflow_jax.ops.resize import MATLAB_ROUNDING
 
 
 def prepare(
@@ -90,24 +92,25 @@ def _shards(
   work: pathlib.Path, split: str, grid: TileGrid, jobs: Sequence[ImageJob]
 ) -> list[ShardJob]:
   """Deals a split's images out to files, which are named as TFDS expects."""
-  starts = range(0, len(jobs), IMAGES_PER_SHARD)
+  images = images_per_shard(len(jobs))
+  starts = range(0, len(jobs), images)
   name = f"{DATASET_NAME}-{split}.array_record"
   return [
     ShardJob(
       work / f"{name}-{index:05d}-of-{len(starts):05d}",
       grid,
-      tuple(jobs[start : start + IMAGES_PER_SHARD]),
+      tuple(jobs[start : start + images]),
     )
     for index, start in enumerate(starts)
   ]
 
 
 def _existing(out: pathlib.Path, shards: Sequence[ShardJob]) -> dict[str, Any]:
-  metadata = dict(open_builder(out).info.metadata or {})
-  written = {name: shard["inputs"] for name, shard in metadata.get("shards", {}).items()}
+  metadata = open_set(out).metadata
+  written = {name: shard.inputs for name, shard in metadata.shards.items()} if metadata else {}
   if written != {shard.path.name: shard.inputs() for shard in shards}:
     raise InputError(f"{out}: is there already, prepared from other files or with other settings")
-  return metadata
+  return read_json(out / METADATA_FILE)
 
 
 def _write_shards(work: pathlib.Path, shards: Sequence[ShardJob], num_workers: int) -> None:
@@ -115,7 +118,7 @@ def _write_shards(work: pathlib.Path, shards: Sequence[ShardJob], num_workers: i
   missing = [shard for shard in shards if shard.manifest() is None]
   kept = {shard.path for shard in shards} - {shard.path for shard in missing}
   for path in work.iterdir():
-    if path.is_file() and path not in kept:
+    if path not in kept and (path.is_symlink() or path.is_file()):
       path.unlink()
   _check_space(work, missing)
   total, left = (sum(len(shard.images) for shard in jobs) for jobs in (shards, missing))
@@ -175,7 +178,8 @@ def _finish(
     smallest_tile=smallest,
     images=images,
     shards=manifests,
-    digest=set_digest(manifests),
+    digest=set_digest({name: manifest["sha256"] for name, manifest in manifests.items()}),
+    lr_rounding=MATLAB_ROUNDING,
   )
   tfds.folder_dataset.write_metadata(
     data_dir=work,

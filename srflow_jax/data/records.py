@@ -1,44 +1,33 @@
 """Pairs from TFDS data sets on ArrayRecord: those prepared by this project, and others."""
 
+import dataclasses
 import functools
+import hashlib
 import io
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from google.protobuf import json_format
-from tensorflow_datasets.core import read_only_builder
-from tensorflow_datasets.core.utils import file_utils
 
 from srflow_jax.data.cache import PairCache
 from srflow_jax.data.folders import check_lr_size
 from srflow_jax.data.pairs import Pair, check_size
+from srflow_jax.data.record_files import RecordFiles
+from srflow_jax.data.record_sets import FEATURES_FILE, INFO_FILE, open_set
 from srflow_jax.data.tiles import lr_feature
 from srflow_jax.errors import InputError
-from srflow_jax.images import decode_image
-
-INFO_FILE = "dataset_info.json"  # what makes a folder a TFDS data set
-INCOMPLETE = ".incomplete"  # ends the name of a folder where one is being prepared
+from srflow_jax.images import check_image, decode_image
 
 
-def find_tfds(name: str) -> pathlib.Path:
-  """The folder of a data set that TFDS has prepared.
+@dataclasses.dataclass(frozen=True)
+class Tile:
+  """A record of a prepared set: its image's name, where it lies in it, and its pixels."""
 
-  Args:
-    name: as TFDS spells it, such as `div2k/bicubic_x4` or `div2k/bicubic_x4:2.0.0`, in its default
-      data dir (environment variable TFDS_DATA_DIR).
-
-  Raises:
-    InputError: it is not there.
-  """
-  try:
-    return pathlib.Path(read_only_builder.builder_from_files(name).data_dir)
-  except (tfds.core.DatasetNotFoundError, ValueError, OSError):
-    places = ", ".join(str(place) for place in file_utils.list_data_dirs(None))
-    raise InputError(
-      f"tfds:{name}: not prepared in {places}: set TFDS_DATA_DIR, or prepare it (README, Data)"
-    ) from None
+  name: str
+  top: int
+  left: int
+  pair: Pair
 
 
 class RecordSource:
@@ -64,75 +53,86 @@ class RecordSource:
       InputError: the data set is not whole, not on ArrayRecord, of another scale, has no such split
         or features, or holds images smaller than the patch.
     """
-    self._folder, self._split, self._scale = folder, split, scale
-    info = open_builder(folder).info
-    if split not in info.splits:
-      raise InputError(f"{folder}: no split {split}, only {', '.join(info.splits)}")
-    self._length = info.splits[split].num_examples
-    for file in info.splits[split].filepaths:
-      if not pathlib.Path(file).is_file():
-        raise InputError(f"{file}: missing from the data set")
-    self._hr, self._lr = _features(info.features, folder, scale)
+    self.folder, self.scale, self._split = folder, scale, split
+    records = open_set(folder)
+    self._shards = records.split(split)
+    self._features = records.features
+    self._digest = records.metadata.digest if records.metadata else None
+    self._hr, self._lr = _features(records.features, folder, scale)
     # Raw tiles are read as fast as they would be found in a cache.
-    is_compressed = isinstance(info.features[self._hr], tfds.features.Image)
+    is_compressed = isinstance(records.features[self._hr], tfds.features.Image)
     self._cache = PairCache(cache_bytes if is_compressed else 0)
-    if smallest := (info.metadata or {}).get("smallest_tile", {}).get(split):
-      check_size(f"{folder}: its smallest tile", *smallest, patch)
+    if records.metadata:
+      check_size(f"{folder}: its smallest tile", *records.metadata.smallest_tile[split], patch)
     pair = self[0]
     check_size(pair.name, *pair.hr.shape[:2], patch)
 
   def __len__(self) -> int:
-    return self._length
+    return len(self._shards)
 
   def __getitem__(self, index: int) -> Pair:
     return self._cache.get(index, lambda: self._read(index))
 
   def __getstate__(self) -> dict[str, Any]:
     """Leaves the open files behind: a worker opens its own."""
-    return {key: value for key, value in self.__dict__.items() if key != "_examples"}
+    return {key: value for key, value in self.__dict__.items() if key != "_records"}
+
+  def describe(self) -> dict[str, Any]:
+    """See `PairSource`. The digest is the prepared set's own, or that of TFDS's description."""
+    digest = self._digest
+    if digest is None:
+      files = (self.folder / INFO_FILE, self.folder / FEATURES_FILE)
+      digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return {"images": len(self), "digest": digest}
 
   @functools.cached_property
-  def _examples(self) -> Any:
-    builder = open_builder(self._folder)
-    # Compressed images come as bytes and are decoded here like all images; what is not needed is
-    # not decoded at all.
-    skip = tfds.decode.SkipDecoding()
-    decoders = {
-      name: skip
-      for name, feature in builder.info.features.items()
+  def _records(self) -> RecordFiles:
+    return RecordFiles(self._shards)
+
+  def hr_size(self, index: int) -> tuple[int, int]:
+    """Height and width of an example's HR image; `InputError` if it is damaged."""
+    hr = self._record(index)[self._hr]
+    if isinstance(hr, bytes):
+      return check_image(io.BytesIO(hr), self._name(index))
+    return _pixels(hr, self._name(index)).shape[:2]
+
+  def tile(self, index: int) -> Tile:
+    """A record of a prepared set; `InputError` if it is damaged."""
+    record = self._record(index)
+    try:
+      name, top, left = record["name"].decode(), int(record["top"]), int(record["left"])
+    except (KeyError, ValueError, AttributeError, TypeError):
+      raise InputError(f"{self._name(index)}: damaged, not a tile") from None
+    return Tile(name, top, left, self._pair(record, index))
+
+  def _record(self, index: int) -> dict[str, Any]:
+    """A record's features: HR and LR images as pixels or compressed, others as bytes or numbers."""
+    serialized = self._records[index]
+    # Compressed images come as bytes and are decoded here like all images.
+    skip = {
+      name: tfds.decode.SkipDecoding()
+      for name, feature in self._features.items()
       if isinstance(feature, tfds.features.Image) or name not in (self._hr, self._lr)
     }
-    return builder.as_data_source(self._split, decoders=decoders)
+    try:
+      return self._features.deserialize_example_np(serialized, decoders=skip)
+    except Exception as error:  # the parser raises whatever wrong bytes lead it to
+      reason = " ".join(str(error).split())[:200] or type(error).__name__
+      raise InputError(f"{self._name(index)}: damaged ({reason})") from None
+
+  def _name(self, index: int) -> str:
+    return f"{self.folder}[{self._split}][{index}]"
 
   def _read(self, index: int) -> Pair:
-    name = f"{self._folder}[{self._split}][{index}]"
-    examples = self._examples
-    try:
-      example = examples[index]
-    except (RuntimeError, ValueError, IndexError) as error:
-      raise InputError(f"{name}: damaged ({str(error).splitlines()[0]})") from None
-    hr = _pixels(example[self._hr], name)
+    return self._pair(self._record(index), index)
+
+  def _pair(self, record: dict[str, Any], index: int) -> Pair:
+    name, hr = self._name(index), _pixels(record[self._hr], self._name(index))
     if self._lr is None:
       return Pair(name, hr)
-    lr = _pixels(example[self._lr], name)
-    check_lr_size(f"{name}: {self._lr}", lr.shape[:2], self._hr, hr.shape[:2], self._scale)
+    lr = _pixels(record[self._lr], name)
+    check_lr_size(f"{name}: {self._lr}", lr.shape[:2], self._hr, hr.shape[:2], self.scale)
     return Pair(name, hr, lr)
-
-
-def open_builder(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """Opens a whole data set on ArrayRecord; `InputError` if it is not one."""
-  if folder.name.endswith(INCOMPLETE):
-    raise InputError(f"{folder}: only begun; its prepare command again completes it")
-  try:
-    builder = tfds.builder_from_directory(folder)
-  except (OSError, ValueError, KeyError, json_format.ParseError) as error:
-    raise InputError(f"{folder / INFO_FILE}: {str(error).splitlines()[0]}") from None
-  if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-    raise InputError(
-      f"{folder}: prepared as {builder.info.file_format.value}, which needs TensorFlow to read; "
-      "prepare it with file_format='array_record'"
-    )
-  return builder
 
 
 def _features(
@@ -151,5 +151,9 @@ def _features(
   raise InputError(f"{folder}: no features hr and lr, nor image, but {', '.join(features)}")
 
 
-def _pixels(value: bytes | np.ndarray, name: str) -> np.ndarray:
-  return decode_image(io.BytesIO(value), name) if isinstance(value, bytes) else value
+def _pixels(value: Any, name: str) -> np.ndarray:
+  if isinstance(value, bytes):
+    return decode_image(io.BytesIO(value), name)
+  if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.shape[2:] != (3,):
+    raise InputError(f"{name}: not an image of 8-bit RGB values [H, W, 3]")
+  return value

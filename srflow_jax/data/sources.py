@@ -5,9 +5,11 @@ import pathlib
 from typing import Any
 
 from srflow_jax.data.archives import hr_images, lr_images
-from srflow_jax.data.folders import FolderSource, match_names, photographs
+from srflow_jax.data.folders import FolderSource, photographs
+from srflow_jax.data.names import match_names, own_side
 from srflow_jax.data.pairs import PairSource, lr_patch_size
-from srflow_jax.data.records import INCOMPLETE, INFO_FILE, RecordSource, find_tfds, open_builder
+from srflow_jax.data.record_sets import INCOMPLETE, INFO_FILE, find_tfds, open_set
+from srflow_jax.data.records import RecordSource
 from srflow_jax.errors import InputError
 
 
@@ -17,7 +19,7 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
   `train_dir` and `val_dir` name one of
   - '': the photographs that scikit-image ships,
   - a folder tree of images: LR by MATLAB bicubic,
-  - HR_FOLDER:LR_FOLDER: images of the same names, LR perhaps with `x4` after the name,
+  - HR_FOLDER:LR_FOLDER: images paired by their names, as `names.match_names` says,
   - a folder with a prepared data set, or any TFDS data set on ArrayRecord,
   - tfds:NAME: a TFDS data set in its data dir.
 
@@ -35,15 +37,11 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
   Raises:
     InputError: naming the file or folder that cannot be used.
   """
-  spec = data_config.train_dir if split == "train" else data_config.val_dir
-  if not spec and split == "validation":
-    folder = _record_folder(data_config.train_dir)
-    if folder and split in open_builder(folder).info.splits:
-      spec = str(folder)
+  spec = data_config.train_dir if split == "train" else validation_dir(data_config)
   patch = lr_patch_size(data_config, scale) * scale
   # Each worker process has its own cache, so they share the bytes allowed.
   cache_bytes = data_config.cache_mb * 2**20 // max(data_config.num_workers, 1)
-  if folder := _record_folder(spec):
+  if folder := record_folder(spec):
     return RecordSource(folder, split, scale, patch, cache_bytes)
   if os.pathsep in spec and not os.path.exists(spec):
     hr, lr = _paired_folders(spec, scale)
@@ -52,7 +50,41 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
   return FolderSource(paths, scale, patch, cache_bytes)
 
 
-def _record_folder(spec: str) -> pathlib.Path | None:
+def validation_dir(data_config: Any) -> str:
+  """What validation uses: `val_dir`, or the training data set's folder if it has such a split.
+
+  Returns:
+    A specification as `open_source` takes it; '' for the bundled photographs.
+
+  Raises:
+    InputError: the training data set cannot be opened.
+  """
+  if data_config.val_dir:
+    return data_config.val_dir
+  folder = record_folder(data_config.train_dir)
+  return str(folder) if folder and "validation" in open_set(folder).splits else ""
+
+
+def describe(data_config: Any, scale: int) -> dict[str, dict[str, Any]]:
+  """Tells a run's data from others, so that a run that goes on can say that they changed.
+
+  Args:
+    data_config: `config.data`.
+    scale: HR pixels per LR pixel.
+
+  Returns:
+    What can be stored as JSON, by split: `images`, their number, and `digest`, a SHA-256 of their
+    names and sizes, which does not depend on the folder that they lie in.
+
+  Raises:
+    InputError: as `open_source`.
+  """
+  return {
+    split: open_source(data_config, scale, split).describe() for split in ("train", "validation")
+  }
+
+
+def record_folder(spec: str) -> pathlib.Path | None:
   """The folder of the TFDS data set that `spec` names, or None if it names no such thing."""
   if not spec:
     return None
@@ -77,5 +109,6 @@ def _paired_folders(spec: str, scale: int) -> tuple[list[pathlib.Path], list[pat
     if not os.path.isdir(folder):
       raise InputError(f"{folder}: no such folder")
   hr, lr = hr_images(folders[:1]), lr_images(folders[1:], [scale])[scale]
-  partners = match_names(list(hr.items()), list(lr.items()), scale)
-  return [file.path for file in hr.values()], [file.path for file in partners]
+  hr, lr = own_side(list(hr.items()), scale, "HR"), own_side(list(lr.items()), scale, "LR")
+  partners = match_names(hr, lr, scale)
+  return [file.path for _, file in hr], [file.path for file in partners]

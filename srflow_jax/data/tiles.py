@@ -14,10 +14,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from srflow_jax import blocks
 from srflow_jax.data.archives import ImageFile
 from srflow_jax.data.folders import check_lr_size
+from srflow_jax.data.set_metadata import ShardEntry
 from srflow_jax.errors import InputError
-from srflow_jax.ops.resize import bicubic_resize
+from srflow_jax.files import read_json, write_json
+from srflow_jax.ops.resize import MATLAB_ROUNDING, bicubic_resize
 
 DATASET_NAME = "super_resolution_tiles"
 
@@ -116,13 +119,18 @@ class ShardJob:
   def inputs(self) -> str:
     """A digest of what goes into the shard, without reading it: settings, files, their ages."""
     stamps = [[i.hr.stamp(), *(lr.stamp() for lr in i.lr.values())] for i in self.images]
-    return hashlib.sha256(json.dumps([dataclasses.astuple(self.grid), stamps]).encode()).hexdigest()
+    settings = [*dataclasses.astuple(self.grid), MATLAB_ROUNDING]
+    return hashlib.sha256(json.dumps([settings, stamps]).encode()).hexdigest()
 
   def manifest(self) -> dict | None:
     """Inputs, records, bytes and digest of the shard, or None while it is not written."""
     if not (self.path.exists() and self.manifest_path.exists()):
       return None
-    manifest = json.loads(self.manifest_path.read_text())
+    try:
+      manifest = read_json(self.manifest_path)
+      blocks.read(ShardEntry, manifest, str(self.manifest_path))
+    except InputError:
+      return None  # the shard is written again
     return manifest if manifest["inputs"] == self.inputs() else None
 
   @property
@@ -166,11 +174,11 @@ def write_shard(job: ShardJob) -> int:
 
 def image_tiles(grid: TileGrid, job: ImageJob) -> Iterator[dict]:
   """An image's records, as `tile_features` describes them."""
-  hr = job.hr.read()
+  hr = job.hr.read(job.size)
   lr = {}
   for scale in grid.scales:
     given = job.lr.get(scale)
-    lr[scale] = bicubic_resize(hr, 1 / scale) if given is None else given.read()
+    lr[scale] = bicubic_resize(hr, 1 / scale, MATLAB_ROUNDING) if given is None else given.read()
     if given is not None:
       check_lr_size(given, lr[scale].shape[:2], job.hr, hr.shape[:2], scale)
   height, width = (grid.side(size) for size in hr.shape[:2])
@@ -195,14 +203,6 @@ def update_digest(digest: Any, record: Mapping[str, Any]) -> None:
       digest.update(f"{value.dtype} {value.shape}".encode())
     digest.update(key.encode())
     digest.update(value)
-
-
-def write_json(path: pathlib.Path, content: object) -> None:
-  """Writes a file that is either whole or not there."""
-  part = path.with_name(path.name + ".part")
-  part.write_text(json.dumps(content, indent=1))
-  _flush_to_disk(part)
-  os.replace(part, path)
 
 
 def _flush_to_disk(path: pathlib.Path) -> None:

@@ -3,11 +3,17 @@
 import concurrent.futures
 import multiprocessing
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from srflow_jax.errors import InputError
+
+_POLL_SECONDS = 1.0  # how long a batch may take before the workers are looked after
+_CLOSE_SECONDS = 5.0
 
 
 def start_worker(*_: object) -> None:
@@ -24,6 +30,81 @@ def start_worker(*_: object) -> None:
 
   threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
   os.setpgid(0, 0)  # they are sent to the parent's process group
+
+
+def from_workers(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+  """What Grain's worker processes deliver, in memory of our own; notices when one is killed.
+
+  What comes from a worker lies in shared memory, which is unmapped when Grain's array dies, even if
+  a device array still aliases it (on the CPU, JAX does not copy aligned arrays). So it is copied.
+
+  A worker that is killed while it writes leaves half a message, for whose end Grain would wait
+  forever. So a thread of its own waits for Grain, and here the processes are watched.
+
+  Args:
+    batches: Grain's iterator, not begun; closed when this one is.
+
+  Yields:
+    Its batches, in order. What it raises is raised here.
+
+  Raises:
+    InputError: a worker process was killed.
+  """
+  ready: queue.Queue[Any] = queue.Queue(1)
+  is_over = threading.Event()
+  earlier = set(multiprocessing.active_children())
+
+  def fetch() -> None:
+    try:
+      for batch in batches:
+        hand_over({name: np.array(value) for name, value in batch.items()})
+        if is_over.is_set():
+          return
+      hand_over(StopIteration())
+    except BaseException as error:
+      hand_over(error)
+
+  def hand_over(item: Any) -> None:
+    while not is_over.is_set():
+      try:
+        return ready.put(item, timeout=_POLL_SECONDS)
+      except queue.Full:
+        pass
+
+  thread = threading.Thread(target=fetch, daemon=True, name="batches-from-workers")
+  thread.start()
+  workers = set()
+  try:
+    while True:
+      # Noted while they live: those that have ended are no longer listed.
+      workers |= set(multiprocessing.active_children()) - earlier
+      try:
+        item = ready.get(timeout=_POLL_SECONDS)
+      except queue.Empty:
+        codes = [worker.exitcode for worker in workers if worker.exitcode]
+        if codes:
+          raise InputError(_killed("a data worker", codes[0])) from None
+        continue
+      if isinstance(item, StopIteration):
+        return
+      if isinstance(item, RuntimeError) and "terminated unexpectedly" in str(item):
+        raise InputError(_killed("a data worker")) from None
+      if isinstance(item, BaseException):
+        raise item
+      yield item
+  finally:
+    is_over.set()
+    for worker in workers if any(worker.exitcode for worker in workers) else ():
+      worker.kill()
+    thread.join(_CLOSE_SECONDS)
+    closing = threading.Thread(target=batches.close, daemon=True, name="close-batches")
+    closing.start()
+    closing.join(None if not thread.is_alive() else _CLOSE_SECONDS)
+
+
+def _killed(who: str, exit_code: int | None = None) -> str:
+  ended = f" (exit code {exit_code})" if exit_code else ""
+  return f"{who} was killed{ended}, perhaps for want of memory"
 
 
 def available_cores() -> int:
@@ -55,6 +136,6 @@ def run_parallel(
     for future in concurrent.futures.as_completed([pool.submit(function, job) for job in jobs]):
       yield future.result()
   except concurrent.futures.process.BrokenProcessPool:
-    raise InputError("a worker process was killed, perhaps for want of memory") from None
+    raise InputError(_killed("a worker process")) from None
   finally:
     pool.shutdown(cancel_futures=True)

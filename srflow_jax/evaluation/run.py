@@ -85,8 +85,9 @@ def evaluate_workdirs(
         "apart"
       )
   if not hr_dir and not lr_dir:
-    hr_dir, lr_dir = validation_folders(first.config.data.val_dir)
-  images = find_images(scale, hr_dir, lr_dir)
+    hr_dir, lr_dir = validation_folders(first.config.data)
+  output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
+  images = find_images(scale, hr_dir, lr_dir, leave_out=[output, *workdirs])
   levels = list(temperatures) or [settings.temperature]
   entries, models = [Entry(Bicubic.name, Bicubic(scale), settings.temperature)], {}
   for workdir, run in runs.items():
@@ -128,7 +129,6 @@ def evaluate_workdirs(
     "config": first.config.to_dict(),
     "configs": {os.fspath(workdir): run.config.to_dict() for workdir, run in runs.items()},
   }
-  output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
   return evaluate_entries(entries, images, output, settings, about)
 
 

@@ -7,17 +7,29 @@ of an output pixel sum to one, and the output has `ceil(factor * size)` pixels.
 
 Factors are whole numbers n and their inverses 1/n, so every weight is a multiple of `1 / (16 n^4)`
 (shrinking) or `1 / (16 n^3)`. For uint8 images both sides compute in such integers: the sums are
-exact, and so is the rounding (half to even) after each of the two passes, vertical first.
+exact, and so is the rounding after each of the two passes, vertical first.
+
+Where a sum lies half-way between two integers, two roundings are in use:
+
+* `"half_away"`, away from zero, is MATLAB's own conversion to uint8 (MATLAB's documentation of
+  `uint8`). The LR images that papers on Set5 and Set14 share are reproduced by it bit for bit.
+* `"half_even"`, to the even neighbour, is NumPy's. The NTIRE 2021 challenge on learning the
+  super-resolution space measures LR-PSNR by a port of `imresize` to NumPy, which rounds so.
 """
 
 import fractions
 import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+
+Rounding = Literal["half_away", "half_even"]
+MATLAB_ROUNDING: Rounding = "half_away"
+NUMPY_ROUNDING: Rounding = "half_even"
 
 _MAX_WHOLE = 16  # beyond it, the sums of integer weights times 255 leave int32
 
@@ -48,23 +60,32 @@ def output_size(size: int, factor: float) -> int:
   return math.ceil(_exact(factor) * size)
 
 
-def bicubic_resize(image: np.ndarray, factor: float) -> np.ndarray:
+def bicubic_resize(
+  image: np.ndarray, factor: float, rounding: Rounding = MATLAB_ROUNDING
+) -> np.ndarray:
   """Resizes an image on the host.
 
   Args:
     image: `[H, W, C]`; uint8, float32 or float64.
     factor: A whole number n up to 16, or 1/n.
+    rounding: Of halves, for uint8.
 
   Returns:
     `[ceil(factor * H), ceil(factor * W), C]` of the same dtype. uint8 is rounded and clipped after
     each pass, as MATLAB does; floats are neither.
   """
   height, width = (output_size(size, factor) for size in image.shape[:2])
-  return bicubic_window(image, factor, 0, 0, height, width)
+  return bicubic_window(image, factor, 0, 0, height, width, rounding)
 
 
 def bicubic_window(
-  image: np.ndarray, factor: float, top: int, left: int, height: int, width: int
+  image: np.ndarray,
+  factor: float,
+  top: int,
+  left: int,
+  height: int,
+  width: int,
+  rounding: Rounding = MATLAB_ROUNDING,
 ) -> np.ndarray:
   """Computes a window of a resized image, and no more of it than that.
 
@@ -75,9 +96,10 @@ def bicubic_window(
     left: First column.
     height: Rows of the window.
     width: Columns.
+    rounding: Of halves, for uint8.
 
   Returns:
-    `bicubic_resize(image, factor)[top:top + height, left:left + width]`, bit for bit.
+    `bicubic_resize(image, factor, rounding)[top:top + height, left:left + width]`, bit for bit.
   """
   out_size = [output_size(size, factor) for size in image.shape[:2]]
   if min(top, left) < 0 or top + height > out_size[0] or left + width > out_size[1]:
@@ -88,18 +110,21 @@ def bicubic_window(
   vertical, rows = _window_weights(image.shape[0], factor, dtype, top, height)
   horizontal, columns = _window_weights(image.shape[1], factor, dtype, left, width)
   image = image[rows, columns]
-  image = _host_pass(vertical, image, factor)
+  image = _host_pass(vertical, image, factor, rounding)
   # A sparse matrix acts on the first axis alone.
-  image = _host_pass(horizontal, image.swapaxes(0, 1), factor).swapaxes(0, 1)
+  image = _host_pass(horizontal, image.swapaxes(0, 1), factor, rounding).swapaxes(0, 1)
   return np.ascontiguousarray(image)
 
 
-def bicubic_resize_on_device(images: jax.Array, factor: float) -> jax.Array:
+def bicubic_resize_on_device(
+  images: jax.Array, factor: float, rounding: Rounding = MATLAB_ROUNDING
+) -> jax.Array:
   """Resizes images on the device; works under `jit`, and for floats under `grad`.
 
   Args:
     images: `[..., H, W, C]`; uint8 or floating point.
     factor: A whole number n up to 16, or 1/n.
+    rounding: Of halves, for uint8.
 
   Returns:
     `[..., ceil(factor * H), ceil(factor * W), C]` of the same dtype: for uint8 bit for bit what
@@ -110,7 +135,7 @@ def bicubic_resize_on_device(images: jax.Array, factor: float) -> jax.Array:
     if images.dtype == jnp.uint8:
       weights = _sparse_weights(in_size, factor, np.int32).toarray()
       sums = jnp.einsum(equation, weights, images.astype(jnp.int32))
-      images = _round_on_device(sums, _denominator(factor))
+      images = jnp.clip(_rounded(sums, _denominator(factor), rounding), 0, 255).astype(jnp.uint8)
     else:
       weights = jnp.asarray(resize_weights(in_size, factor), images.dtype)
       images = jnp.einsum(equation, weights, images, precision=jax.lax.Precision.HIGHEST)
@@ -187,19 +212,25 @@ def _window_weights(
   return scipy.sparse.csr_array(entries, shape=(size, high - low)), slice(low, high)
 
 
-def _host_pass(weights: scipy.sparse.csr_array, image: np.ndarray, factor: float) -> np.ndarray:
+def _host_pass(
+  weights: scipy.sparse.csr_array, image: np.ndarray, factor: float, rounding: Rounding
+) -> np.ndarray:
   """Resizes the first axis; the result has the image's dtype."""
   flat = image.astype(weights.dtype, copy=False).reshape(image.shape[0], -1)
   sums = (weights @ flat).reshape(weights.shape[0], *image.shape[1:])
   if image.dtype != np.uint8:
     return sums
-  # The quotient is rounded correctly, so it is half-way just where the exact one is.
-  return np.clip(np.rint(sums / _denominator(factor)), 0, 255).astype(np.uint8)
+  return np.clip(_rounded(sums, _denominator(factor), rounding), 0, 255).astype(np.uint8)
 
 
-def _round_on_device(sums: jax.Array, denominator: int) -> jax.Array:
-  """Divides integers, rounds half to even and clips to uint8, all in integers."""
-  quotient = sums // denominator
-  twice_rest = 2 * (sums - quotient * denominator)
-  up = (twice_rest > denominator) | ((twice_rest == denominator) & (quotient % 2 == 1))
-  return jnp.clip(quotient + up, 0, 255).astype(jnp.uint8)
+def _rounded(
+  sums: np.ndarray | jax.Array, denominator: int, rounding: Rounding
+) -> np.ndarray | jax.Array:
+  """Divides integers by an even one and rounds; negative quotients, clipped later, to any side."""
+  if rounding not in (MATLAB_ROUNDING, NUMPY_ROUNDING):
+    raise ValueError(f"unknown rounding {rounding!r}: {MATLAB_ROUNDING} or {NUMPY_ROUNDING}")
+  up = (sums + denominator // 2) // denominator
+  if rounding == MATLAB_ROUNDING:
+    return up
+  is_half = up * denominator - sums == denominator // 2
+  return up - (is_half & (up % 2 == 1))
