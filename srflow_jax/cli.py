@@ -14,8 +14,7 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from srflow_jax.errors import InputError
-from srflow_jax.training.signals import Interrupted
+from srflow_jax.errors import InputError, Interrupted
 
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"

@@ -26,6 +26,36 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tile:
+  """A window of an image, and the part of it that is taken from it.
+
+  Attributes:
+    rows: Along the vertical axis.
+    columns: Along the horizontal one.
+    sign: What a sum over the window counts as in the image's sum; see `Tiling.signed_tiles`.
+  """
+
+  rows: Span
+  columns: Span
+  sign: int = 1
+
+  @property
+  def window(self) -> Window:
+    """All of its pixels."""
+    return tuple(slice(span.start, span.stop) for span in (self.rows, self.columns))
+
+  @property
+  def kept(self) -> Window:
+    """The pixels that are taken from it."""
+    return tuple(slice(span.low, span.high) for span in (self.rows, self.columns))
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Height and width of the window."""
+    return tuple(span.stop - span.start for span in (self.rows, self.columns))
+
+
+@dataclasses.dataclass(frozen=True)
 class Tiling:
   """Tiles of one size whose kept parts cover an image once.
 
@@ -40,26 +70,32 @@ class Tiling:
   columns: tuple[Span, ...]
 
   @property
-  def tiles(self) -> list[tuple[Span, Span]]:
-    """All tiles as (row, column)."""
-    return [(row, column) for row in self.rows for column in self.columns]
+  def tiles(self) -> list[Tile]:
+    """All tiles, row by row."""
+    return [Tile(rows, columns) for rows in self.rows for columns in self.columns]
 
-  def signed_windows(self) -> list[tuple[int, Window]]:
-    """Windows and signs that count every pixel once, and each border that is not the image's none.
+  def signed_tiles(self) -> list[Tile]:
+    """Tiles with signs such that each pixel counts once in the sum over all windows.
 
-    They are the tiles, less what neighbours share (in two dimensions: inclusion and exclusion). A
-    sum over a window's pixels that is wrong near the window's borders, as far as the overlap
-    reaches, so gives the image's sum: a tile's wrong border is that of a shared part too.
+    They are the tiles and, subtracted, what neighbours share (in two dimensions by inclusion and
+    exclusion). Inside the image, each border of a tile is also one of a shared part, with the other
+    sign. So what a sum over a window has wrong near such a border cancels, as far as it reaches no
+    further than the overlap.
     """
     axes = map(_signed, (self.rows, self.columns))
     return [
-      (sign * other, (rows, columns)) for (sign, rows), (other, columns) in itertools.product(*axes)
+      Tile(rows, columns, sign * other)
+      for (sign, rows), (other, columns) in itertools.product(*axes)
     ]
 
 
-def _signed(spans_: Sequence[Span]) -> list[tuple[int, slice]]:
-  shared = [slice(right.start, left.stop) for left, right in itertools.pairwise(spans_)]
-  return [(1, slice(span.start, span.stop)) for span in spans_] + [(-1, part) for part in shared]
+def _signed(tiles: Sequence[Span]) -> list[tuple[int, Span]]:
+  """Tiles along an axis, and what neighbours share, of which nothing is taken."""
+  shared = [
+    Span(right.start, left.stop, right.start, right.start)
+    for left, right in itertools.pairwise(tiles)
+  ]
+  return [(1, span) for span in tiles] + [(-1, span) for span in shared]
 
 
 def tile_side(size: int, count: int, overlap: int, multiple: int = 1) -> int | None:
