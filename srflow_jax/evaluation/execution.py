@@ -27,6 +27,7 @@ from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.progress import Progress, fingerprint
 from srflow_jax.evaluation.systems import System
 from srflow_jax.images import rgb_profile, write_png
+from srflow_jax.sampling.programs import out_of_memory_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,8 @@ def evaluate_entries(
     ) as bar:
       evaluation = _Evaluation(entries, output, settings, progress, bar)
       for image in images:
-        evaluation.of_image(image)
+        with out_of_memory_named():
+          evaluation.of_image(image)
     rows = [progress.get(image.name, entry.name) for image in images for entry in entries]
     cells = report.table_cells(about["scale"], params, rows)
     note = " ".join([_note(about, settings, len(images)), *marks.sentences(rows)])

@@ -180,7 +180,8 @@ class Budget:
       elif pixels <= smallest:
         raise self._too_large(size, request, taken.total(1))
       else:
-        # The line now goes through what was just compiled. Were it none, this would still end.
+        # The line now goes through what was just compiled. Each time the tile gets a tenth smaller
+        # at least, so this ends even where the bytes do not grow along a line.
         cut = self._cut(size, min(self._max_pixels(request.methods, free), 0.9 * pixels))
 
   def _line(self, methods: tuple[str, ...]) -> tuple[float, float]:
@@ -193,9 +194,10 @@ class Budget:
     if not measured:
       probe = (self._multiple, self._multiple)
       return 0.0, _FIRST_GUESS * num_bytes(self._programs.context(probe)) / math.prod(probe)
-    (few, least), (many, most) = measured[0] if len(measured) > 1 else (0, 0.0), measured[-1]
-    each = max(most - least, 0) / (many - few)
-    return least - few * each, each
+    smaller, of_smaller = measured[0] if len(measured) > 1 else (0, 0.0)
+    larger, of_larger = measured[-1]
+    each = max(of_larger - of_smaller, 0) / (larger - smaller)
+    return of_smaller - smaller * each, each
 
   def _expected(self, methods: tuple[str, ...], pixels: int) -> float:
     shared, each = self._line(methods)
