@@ -41,6 +41,8 @@ def test_scores_are_those_of_the_metrics(flow, hr_dir):
   assert scores.lpips == metrics.lpips_scores(samples, hr)
   assert scores.lpips.diversity > 0
   assert scores.context_seconds > 0 and scores.sample_seconds > 0
+  compiled = flow._sampler.programs._program.cache_info()
+  assert compiled.misses == 4  # condition, draw, density and decode, once each
 
 
 def test_sample_depends_on_seed_and_index_alone(flow, hr_dir):

@@ -113,6 +113,17 @@ def test_density_of_tiles_is_the_whole_image_s(whole, tiled, pair):
   assert density.largest_inverse_scale >= expected.largest_inverse_scale > 1
 
 
+def test_a_density_that_is_not_finite_is_a_number_all_the_same():
+  inf = float("inf")
+  density = sampling.Density((inf, 1.0), (-inf,), 9, None, 1.0)
+  assert np.isnan(density.log_prob)
+  sown = {"a": np.float32([0.5, 0.25]), "b": np.float32([0.0])}
+  assert programs.largest_inverse_scale({"a": sown["a"]}) == 4
+  assert programs.largest_inverse_scale(sown) == inf
+  assert np.isnan(programs.largest_inverse_scale({"c": np.float32([np.nan]), **sown}))
+  assert np.isnan(programs.largest_inverse_scale({}))
+
+
 def test_seconds_are_of_contexts_and_samples(whole, pair):
   _, lr = pair
   seconds = sampling.Seconds()

@@ -6,11 +6,13 @@ are kept; how many bytes a program takes is remembered of all.
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srflow_jax.errors import InputError
 from srflow_jax.model.model import Model, SuperResolver
@@ -28,7 +30,9 @@ def is_stochastic(model: Model) -> bool:
 
 def largest_inverse_scale(sown: Any) -> float:
   """The largest factor by which a layer's inverse enlarges an error; NaN if no layer says."""
-  return max((1 / float(leaf.min()) for leaf in jax.tree.leaves(sown)), default=float("nan"))
+  smallest = [float(leaf.min()) for leaf in jax.tree.leaves(sown)]
+  with np.errstate(divide="ignore"):  # a scale that underflowed
+    return float(1 / np.min(smallest)) if smallest else math.nan
 
 
 class Programs:
