@@ -108,13 +108,14 @@ def tile_side(size: int, count: int, overlap: int, multiple: int = 1) -> int | N
 
 
 def spans(size: int, count: int, overlap: int, multiple: int = 1) -> tuple[Span, ...]:
-  """Covers an axis: a pixel is taken from a tile where it lies at least `overlap` inside it.
+  """Covers an axis with tiles and says which pixels are taken from which.
 
   Args:
     size: Pixels of the axis, a multiple of `multiple`.
     count: How many tiles.
-    overlap: How far inside a tile pixels must lie, but at the image's own borders; a multiple too.
-    multiple: Of what all numbers of the result are multiples.
+    overlap: How many pixels from a tile's border are not taken from it, unless that border is the
+      image's own; a multiple of `multiple`.
+    multiple: All numbers of the result are multiples of it.
 
   Returns:
     Tiles of one size, each of which shares as many pixels with the next.
@@ -138,13 +139,13 @@ def cut(size: tuple[int, int], counts: tuple[int, int], overlap: int, multiple: 
 
 
 def tiling(size: tuple[int, int], max_pixels: float, overlap: int, multiple: int) -> Tiling | None:
-  """Cuts an image into tiles of at most so many pixels that compute as little twice as can be.
+  """Cuts an image into tiles of limited size so that few pixels are computed more than once.
 
   Args:
     size: Height and width, multiples of `multiple`.
     max_pixels: The most that a tile may have.
     overlap: See `spans`.
-    multiple: What tiles begin at and measure multiples of.
+    multiple: Tiles begin at multiples of it, and their sides are multiples too.
 
   Returns:
     The tiles; one alone where the image fits. None if no tile has so few pixels.
@@ -165,7 +166,7 @@ def smallest_tile(size: tuple[int, int], overlap: int, multiple: int) -> int:
 
 
 def _sides(size: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-  """By how many tiles an axis can be cut into: their number, and their pixels."""
+  """For each number of tiles that an axis can be cut into: that number, and a tile's pixels."""
   counts = range(1, max(2, size // multiple))
   sides = ((count, tile_side(size, count, overlap, multiple)) for count in counts)
   return [(count, side) for count, side in sides if side]
