@@ -6,6 +6,9 @@ python evaluate.py --workdir=W --hr_dir=HR --lr_dir=LR    # paired by name
 python evaluate.py --workdir=W --lr_dir=LR        # samples alone, of any size
 python evaluate.py --workdir=V --workdir=W --temperatures=0,0.8,0.9    # in one table
 python evaluate.py --workdir=W --checkpoint=best --noema
+
+Killed, it goes on where it was if the same command is given again. The exit status is 3 if samples
+have values that are not finite: they count as black, and the last line names them.
 """
 
 import shlex
@@ -17,6 +20,8 @@ from srflow_jax import cli
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import Settings
 from srflow_jax.evaluation.run import Memory, Weights, evaluate_workdirs
+
+NOT_FINITE = 3
 
 _DEFAULT = Settings()
 
@@ -46,7 +51,7 @@ _MAX_MEMORY_GB = flags.DEFINE_float(
   "max_memory_gb",
   0.0,
   "Images that need more are cut into tiles: GB of this process on a CPU, of the device's memory "
-  "else; 0: half of the machine's, or three quarters of the device's.",
+  "else; 0: half of what this process may use, or three quarters of the device's.",
 )
 _TILE_OVERLAP = flags.DEFINE_integer(
   "tile_overlap", None, "LR pixels that tiles overlap; default: by the depth of the encoder."
@@ -65,19 +70,20 @@ def main(argv: list[str]) -> None:
     lpips_vgg=_LPIPS_VGG.value,
   )
   command = shlex.join(["python", *sys.argv])
-  print(
-    evaluate_workdirs(
-      _WORKDIR.value,
-      _HR_DIR.value,
-      _LR_DIR.value,
-      _OUTPUT_DIR.value,
-      settings,
-      command,
-      _temperatures(),
-      Memory(_MAX_MEMORY_GB.value, _TILE_OVERLAP.value),
-      Weights(_step(), _EMA.value),
-    )
+  outcome = evaluate_workdirs(
+    _WORKDIR.value,
+    _HR_DIR.value,
+    _LR_DIR.value,
+    _OUTPUT_DIR.value,
+    settings,
+    command,
+    _temperatures(),
+    Memory(_MAX_MEMORY_GB.value, _TILE_OVERLAP.value),
+    Weights(_step(), _EMA.value),
   )
+  print(outcome.text)
+  if not outcome.finite:
+    sys.exit(NOT_FINITE)
 
 
 def _temperatures() -> list[float]:

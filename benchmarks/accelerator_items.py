@@ -34,7 +34,7 @@ from benchmarks.measuring import (
 )
 from srflow_jax.model.building import build_model
 from srflow_jax.model.model import Model
-from srflow_jax.sampling.planning import Plan, Task, samples_of_program
+from srflow_jax.sampling.budget import Plan, Request, footprint, samples_of_program
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 from srflow_jax.training.step import create_state, make_train_step
@@ -225,8 +225,8 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
   lr = np.random.default_rng(0).random((*size, 3), np.float32)
   jobs = []
   for number in numbers:
-    task = Task(("draw",), number)
-    plan = sampler.planner.plan(size, task)
+    task = Request(("draw",), number)
+    plan = sampler.budget.plan(size, task)
     together, window = samples_of_program(plan.batch), plan.tiling.size
     gflop = {
       method: flops.count(sampler.programs.trace(method, window, batch).jaxpr) / 1e9
@@ -234,7 +234,7 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
     }
     rounds = -(-number // together)
     total = len(plan.tiling.tiles) * (gflop["condition"] + gflop["draw"] * rounds)
-    needed = sampler.programs.num_bytes(window, task.methods, plan.batch).total(plan.batch) / GB
+    needed = footprint(sampler.programs, window, task.methods, plan.batch).total(plan.batch) / GB
 
     def measure(task: Task = task, number: int = number) -> dict[str, float]:
       def run() -> None:
@@ -322,11 +322,11 @@ def _large_image(emit: Emit, model: Model, params: Any, sizes: Sizes) -> None:
   sampler = Sampler(model, params, sizes.largest_gb)
   lr = np.random.default_rng(0).random((*sizes.largest, 3), np.float32)
   begin = time.perf_counter()
-  plan = sampler.planner.plan(sizes.largest, Task(("draw",)))
+  plan = sampler.budget.plan(sizes.largest, Request(("draw",)))
   compiled = time.perf_counter() - begin
 
   def run() -> None:
-    for _ in sampler.draw(sampler.prepare(lr, Task(("draw",))), 0, range(1), _TEMPERATURE):
+    for _ in sampler.draw(sampler.prepare(lr, Request(("draw",))), 0, range(1), _TEMPERATURE):
       pass
 
   begin = time.perf_counter()
@@ -345,14 +345,14 @@ def _large_image(emit: Emit, model: Model, params: Any, sizes: Sizes) -> None:
 def _tiles_against_whole(emit: Emit, model: Model, params: Any, sizes: Sizes) -> None:
   exact = dataclasses.replace(model, compute=dataclasses.replace(model.compute, bfloat16=False))
   lr = np.random.default_rng(0).random((*sizes.whole, 3), np.float32)
-  task, images, overlap = Task(("draw",)), [], 0
+  task, images, overlap = Request(("draw",)), [], 0
   # At the highest precision: else round-off, which depends on a program's size, hides the rest.
   with jax.default_matmul_precision("highest"):
     for counts in ((1, 1), (2, 2)):
       sampler = Sampler(exact, params)
-      overlap = min(sampler.planner.overlap, sizes.whole[0] // 3) if counts[0] > 1 else 0
+      overlap = min(sampler.budget.overlap, sizes.whole[0] // 3) if counts[0] > 1 else 0
       tiling = cut(sizes.whole, counts, overlap, exact.lr_multiple)
-      sampler.planner.use(sizes.whole, task, Plan(tiling))
+      sampler.budget.use(sizes.whole, task, Plan(tiling))
       image = np.empty([side * exact.scale for side in sizes.whole] + [3], np.float32)
       for _, where, part in sampler.draw(sampler.prepare(lr, task), 0, range(1), _TEMPERATURE):
         image[where] = part

@@ -44,8 +44,8 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
-from srflow_jax.sampling.planning import Task, samples_of_program
-from srflow_jax.sampling.sampler import Sampler, Times
+from srflow_jax.sampling.budget import Request, samples_of_program
+from srflow_jax.sampling.sampler import Sampler, Seconds
 from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
 from srflow_jax.training.step import create_state, make_train_step
 
@@ -211,8 +211,8 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
   sampler = Sampler(model, params)
 
   def job(number: int) -> Job:
-    task = Task(("draw",), number)
-    plan = sampler.planner.plan((height, width), task)
+    request = Request(("draw",), number)
+    plan = sampler.budget.plan((height, width), request)
     batches = {"condition": 1, "draw": samples_of_program(plan.batch)}
     programs = tuple(
       _compile(method, functools.partial(sampler.programs.trace, method, plan.tiling.size, batch))[
@@ -224,11 +224,11 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
     gflop = condition.gflop + draw.gflop * number / batches["draw"]
 
     def run() -> dict[str, float]:
-      times, begin = Times(), time.perf_counter()
-      for _ in sampler.draw(sampler.prepare(lr, task, times), 0, range(number), 0.9, times):
+      spent, begin = Seconds(), time.perf_counter()
+      for _ in sampler.draw(sampler.prepare(lr, request, spent), 0, range(number), 0.9, spent):
         pass
       seconds = time.perf_counter() - begin
-      return {"seconds": seconds, "context": times.context, "a sample": times.samples / number}
+      return {"seconds": seconds, "context": spent.context, "a sample": spent.samples / number}
 
     arguments = ("--lr_size", str(height), str(width), "--samples", str(number), "sample")
     plural = "s" * (number > 1)

@@ -14,7 +14,7 @@ from srflow_jax import cli
 from srflow_jax.data.folders import photographs
 from srflow_jax.images import read_image
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.sampling.planning import Plan, Task
+from srflow_jax.sampling.budget import Plan, Request
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 from srflow_jax.training.checkpoint import load_run
@@ -26,12 +26,12 @@ _HR_DIR = flags.DEFINE_string("hr_dir", "", "Folder of photographs.")
 _SIZE = flags.DEFINE_list("size", [], "Height and width in LR pixels, cut from each; all of it.")
 
 _INSIDE = 16  # LR pixels that a tile keeps
-_TASK = Task(("draw",))
+_REQUEST = Request(("draw",))
 
 
 def _draw(sampler: Sampler, lr: np.ndarray, temperature: float) -> np.ndarray:
   image = np.empty([side * sampler.model.scale for side in lr.shape[:2]] + [3], np.float32)
-  for _, where, part in sampler.draw(sampler.prepare(lr, _TASK), 0, range(1), temperature):
+  for _, where, part in sampler.draw(sampler.prepare(lr, _REQUEST), 0, range(1), temperature):
     image[where] = part
   return np.clip(image, 0, 1) * 255
 
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> None:
       whole = _draw(Sampler(run.model, run.params), lr, temperature)
       for overlap in map(int, _OVERLAPS.value):
         sampler = Sampler(run.model, run.params, overlap=overlap)
-        lost = 2 * sampler.planner.overlap
+        lost = 2 * sampler.budget.overlap
         counts = [max(1, (side - lost) // _INSIDE) for side in sides]
-        tiling = cut(tuple(sides), tuple(counts), sampler.planner.overlap, multiple)
-        sampler.planner.use(tuple(sides), _TASK, Plan(tiling))
+        tiling = cut(tuple(sides), tuple(counts), sampler.budget.overlap, multiple)
+        sampler.budget.use(tuple(sides), _REQUEST, Plan(tiling))
         difference = np.abs(_draw(sampler, lr, temperature) - whole)
         print(
           f"{name} {sides[1]}x{sides[0]} temperature {temperature:g} overlap {overlap}: "

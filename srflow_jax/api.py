@@ -9,8 +9,9 @@ from PIL import Image
 
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.metrics import to_uint8
+from srflow_jax.images import to_rgb
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.sampling.planning import Task
+from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Prepared, Sampler
 from srflow_jax.training.checkpoint import load_run
 
@@ -21,9 +22,12 @@ class SuperResolution:
   """The model of a training run, with the parameters of one of its checkpoints.
 
   Images are PIL images (any mode that converts to RGB without loss of an alpha channel), or arrays
-  `[H, W, 3]`: uint8, or floats in [0, 1]. What comes back is of the same kind of numbers: uint8,
-  rounded, for uint8 and PIL images; float32, not clipped, for floats. Compiled programs are kept,
-  so a second image of a size does not wait for the compiler.
+  `[H, W, 3]`: uint8, or floats in [0, 1]. A PIL image is turned as its EXIF data say.
+  What comes back is of the same kind of numbers: uint8, rounded, for uint8 and PIL images; float32,
+  not clipped, for floats. Its colours are those of the input's profile: to save a sample of a PIL
+  image, give `save` the image's own, `icc_profile=image.info.get("icc_profile")`. The compiled
+  programs of the sizes used last are kept, so a second image of a size does not wait for the
+  compiler.
 
       model = srflow_jax.load("runs/demo")
       samples = model.sample(lr, num_samples=4)       # [4, scale * h, scale * w, 3]
@@ -76,13 +80,16 @@ class SuperResolution:
     lr, dtype = _as_floats(image, "image")
     shape = (num_samples, lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
     reserved = int(np.prod(shape)) * dtype.itemsize
-    prepared = self._sampler.prepare(lr, Task(("draw",), num_samples, reserved))
+    # Without noise all samples are equal: one is drawn.
+    drawn = num_samples if temperature and self._model.stochastic else 1
+    prepared = self._sampler.prepare(lr, Request(("draw",), drawn, reserved))
     samples = np.empty(shape, dtype)
     for index, (rows, columns), tile in self._sampler.draw(
-      prepared, seed, range(num_samples), temperature
+      prepared, seed, range(drawn), temperature
     ):
       name = f"sample {index} at temperature {temperature}"
       samples[index, rows, columns] = _answer(tile, dtype, name)
+    samples[drawn:] = samples[0]
     return samples
 
   def encode(self, hr: ImageLike, lr: ImageLike | None = None) -> tuple[np.ndarray, ...]:
@@ -138,14 +145,16 @@ class SuperResolution:
       `log p(hr | lr)` in nats. Where the model pads the image (to multiples of
       `model.lr_multiple` LR pixels) it is that of the padded image.
     """
-    return self._sampler.density(*self._pair(hr, lr)).log_prob
+    prepared, hr = self._pair(hr, lr)
+    (density,) = self._sampler.density(prepared, [hr])
+    return density.log_prob
 
   def _prepare(self, lr: np.ndarray, method: str) -> Prepared:
     if not self._model.stochastic:
       raise InputError("this run's model is an encoder alone: it has neither latents nor a density")
     # On the host: HR, padded, and the latents, which have as many numbers.
     reserved = 3 * 4 * 3 * self.scale**2 * lr.shape[0] * lr.shape[1]
-    return self._sampler.prepare(lr, Task((method,), reserved=reserved))
+    return self._sampler.prepare(lr, Request((method,), reserved=reserved))
 
   def _pair(self, hr: ImageLike, lr: ImageLike | None) -> tuple[Prepared, np.ndarray]:
     """What was prepared of the LR image, and HR `[H, W, 3]`."""
@@ -179,11 +188,7 @@ def check_sampling(num_samples: int, temperature: float, seed: int) -> None:
 
 def _as_array(image: ImageLike, name: str) -> np.ndarray:
   if isinstance(image, Image.Image):
-    if "A" in image.getbands() or "transparency" in image.info:
-      raise InputError(f"{name} has an alpha channel: convert it to RGB first")
-    if image.mode.startswith(("I", "F")):
-      raise InputError(f"{name} has mode {image.mode}: only 8-bit images convert to RGB")
-    return np.asarray(image.convert("RGB"))
+    return to_rgb(image, name)
   if not isinstance(image, np.ndarray):
     raise InputError(f"{name} is a {type(image).__name__}: give a NumPy array or a PIL image")
   if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

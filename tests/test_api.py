@@ -13,7 +13,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import write_config
-from srflow_jax.sampling.planning import Plan
+from srflow_jax.sampling.budget import Plan
 from srflow_jax.sampling.tiles import cut
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import create_state
@@ -66,6 +66,27 @@ def test_samples_of_arrays_and_pil_images(model, pair):
   assert floats.dtype == np.float32
   np.testing.assert_allclose(np.clip(floats[0], 0, 1) * 255, samples[0], atol=0.51)
   assert (samples[0] != samples[1]).any()
+
+
+def test_orientation_that_exif_notes_is_applied(model, pair):
+  _, lr = pair
+  turned, exif = Image.fromarray(np.rot90(lr)), Image.Exif()
+  exif[0x0112] = 6  # to be turned clockwise
+  turned.info["exif"] = exif.tobytes()
+  np.testing.assert_array_equal(model.sample(turned, seed=4), model.sample(lr, seed=4))
+
+
+def test_without_noise_one_sample_is_drawn(model, pair, monkeypatch):
+  drawn = []
+  draw = model._sampler.draw
+  monkeypatch.setattr(
+    model._sampler,
+    "draw",
+    lambda p, seed, samples, t: drawn.append(samples) or draw(p, seed, samples, t),
+  )
+  samples = model.sample(pair[1], 3, temperature=0)
+  assert drawn == [range(1)] and samples.shape[0] == 3
+  assert (samples == samples[0]).all()
 
 
 def test_samples_are_the_model_s_own(model, workdir, pair):
@@ -130,7 +151,7 @@ def test_image_beyond_the_budget(workdir, pair):
 def test_tiles_keep_what_the_whole_image_gives(model, workdir, pair, monkeypatch):
   tiled = srflow_jax.load(workdir)
   plan = Plan(cut((14, 18), (1, 2), overlap=4, multiple=2))
-  monkeypatch.setattr(tiled._sampler.planner, "plan", lambda lr_size, task: plan)
+  monkeypatch.setattr(tiled._sampler.budget, "plan", lambda lr_size, request: plan)
   hr, lr = pair
   latents = model.encode(hr, lr)
   for own, expected in zip(tiled.encode(hr, lr), latents, strict=True):

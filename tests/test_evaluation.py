@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import types
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from fakes import SCALE, FakeModel, fake_params
 from srflow_jax import evaluation, images
@@ -28,9 +30,10 @@ def workdir(tmp_path, monkeypatch):
 
 def test_evaluation_of_hr_images(workdir, hr_dir):
   settings = evaluation.Settings(num_samples=3)
-  text = run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "the command")
+  outcome = run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "the command")
   output = workdir / "evaluation"
-  assert (output / "table.md").read_text().startswith("| x4 ") and "| work " in text
+  assert (output / "table.md").read_text().startswith("| x4 ") and "| work " in outcome.text
+  assert outcome.finite and "error" not in outcome.text
   summary = json.loads((output / "summary.json").read_text())
   assert summary["protocol"] == {"name": "ntire21", "version": 1, "uint8": "round"}
   assert summary["command"] == "the command" and summary["step"] == 7
@@ -46,6 +49,9 @@ def test_evaluation_of_hr_images(workdir, hr_dir):
     summary["systems"]["work"]["images"]["two"]["per_sample"]["psnr"][1]
   )
   assert float(line["nll"]) == summary["systems"]["work"]["images"]["two"]["nll"]
+  luma_protocol = {"name": "y_border", "version": 1, "uint8": "round", "border": SCALE}
+  assert summary["luma_protocol"] == luma_protocol
+  assert summary["systems"]["work"]["averages"]["ssim_y"] < 1
   assert images.image_size(output / "sheets" / "b" / "one.png")[1] > 800
 
 
@@ -73,8 +79,9 @@ def test_several_temperatures_and_runs_in_one_table(workdir, hr_dir):
   averages = {name: system["averages"] for name, system in systems.items()}
   assert averages["work t=0"]["diversity"] == 0 < averages["work t=0.5"]["diversity"]
   assert averages["work t=0.5"]["psnr"] < averages["work t=0"]["psnr"]
-  sample = workdir / "evaluation" / "samples" / "other t=0.5" / "two_01.png"
-  assert images.image_size(sample) == (64, 40)
+  samples = workdir / "evaluation" / "samples"
+  assert images.image_size(samples / "other t=0.5" / "two_01.png") == (64, 40)
+  assert not (samples / "other t=0" / "two_01.png").exists()  # it would equal the first
   # A column each: bicubic, four systems, HR.
   assert images.image_size(workdir / "evaluation" / "sheets" / "two.png")[1] > 6 * sheets.PANEL
 
@@ -134,6 +141,148 @@ def test_a_killed_evaluation_goes_on_where_it_was(workdir, hr_dir, monkeypatch):
     evaluate(kill_at=4)
   assert len(evaluate(seed=1)) == 6  # another evaluation begins anew
   assert report_of_the_evaluation() != whole
+
+
+def test_what_is_not_finite_or_exploded_is_named_and_ends_nothing(
+  workdir, hr_dir, monkeypatch, capsys
+):
+  drawing = FakeModel.sample_from_context
+
+  def broken(self, key, context, *arguments):
+    samples = drawing(self, key, context, *arguments)
+    width, height = context.hr_size[1], context.hr_size[0]
+    if (height, width) == (48, 64):  # b/one
+      samples = samples.at[..., 0, 0, 0].set(np.nan)
+    return samples.at[..., 1, :2, 1].set(-1e9)
+
+  monkeypatch.setattr(FakeModel, "sample_from_context", broken)
+  settings = evaluation.Settings(num_samples=2)
+  outcome = run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
+  output = workdir / "evaluation"
+  assert not outcome.finite
+  expected = (
+    "error: 2 samples have values that are not finite, which count as black: work: b/one sample 00 "
+    "(below 0.1 %), work: b/one sample 01 (below 0.1 %)."
+  )
+  assert outcome.text.splitlines()[-1] == expected
+  exploded = "6 samples have values outside [-1, 2], where 1 is white: work: b/one sample 00"
+  assert exploded in (output / "table.md").read_text()
+  assert "warning: 2 samples have values that are not finite" in capsys.readouterr().err
+  systems = json.loads((output / "summary.json").read_text())["systems"]
+  one = systems["work"]["images"]["b/one"]
+  assert one["per_sample"]["not_finite"] == [1, 1] and one["not_finite"] == 2
+  assert systems["work"]["images"]["two"]["per_sample"]["outside"] == [2, 2]
+  assert systems["bicubic"]["images"]["two"]["outside"] == 0
+  assert not images.read_image(output / "samples" / "work" / "b" / "one_01.png")[0, 0, 0]
+  with open(output / "per_image.csv") as file:
+    counts = {(line["image"], line["system"]): line["not_finite"] for line in csv.DictReader(file)}
+  assert counts["b/one", "work"] == "2" and counts["two", "work"] == "0"
+
+
+def test_what_an_earlier_evaluation_wrote_is_removed(workdir, hr_dir):
+  output = workdir / "evaluation"
+
+  def evaluate(**settings):
+    chosen = evaluation.Settings(**settings)
+    run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", chosen, "")
+    return sorted(str(path.relative_to(output)) for path in output.rglob("*.png"))
+
+  first = evaluate(num_samples=3)
+  (output / "samples" / "work" / "mine.png").write_bytes(b"not the evaluation's")
+  (hr_dir / "b" / "one.png").rename(hr_dir / "four.png")
+  second = evaluate(num_samples=1)
+  assert "samples/work/b/one_02.png" in first and "samples/work/mine.png" in second
+  assert not [path for path in second if "/b/" in path or path.endswith("_02.png")]
+  assert not (output / "sheets" / "b").exists()
+  (output / "files.json").write_text('["../config.json"]')
+  with pytest.raises(InputError, match="lies outside of the folder"):
+    evaluate(num_samples=1)
+
+
+def test_one_evaluation_at_a_time_has_a_folder(workdir, hr_dir):
+  holder = (
+    "import pathlib, sys, srflow_jax.runs as runs\n"
+    "lock = runs.lock_workdir(pathlib.Path(sys.argv[1])); print('locked', flush=True); input()"
+  )
+  command = [sys.executable, "-c", holder, str(workdir / "evaluation")]
+  root = pathlib.Path(evaluation.__file__).parents[2]
+  pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+  with subprocess.Popen(command, cwd=root, **pipes) as other:
+    assert other.stdout.readline() == b"locked\n"
+    with pytest.raises(InputError, match=rf"is in use .* process {other.pid}"):
+      run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", evaluation.Settings(1), "")
+    other.communicate(b"\n")
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", evaluation.Settings(1), "")
+
+
+def test_names_of_all_kinds(workdir, hr_dir, monkeypatch, capsys):
+  """Dollar signs, what Markdown, HTML and LaTeX know, and bytes that are not UTF-8."""
+  odd = os.fsdecode(b"\xff $a_b|<i>&%#~^\\{}\n")
+  (hr_dir / "two.png").rename(hr_dir / f"{odd}.png")
+  drawing = FakeModel.sample_from_context
+  monkeypatch.setattr(
+    FakeModel, "sample_from_context", lambda self, *a: drawing(self, *a).at[..., 0, 0].set(9)
+  )
+  folder = workdir.parent / f"_{odd}"
+  settings = evaluation.Settings(num_samples=2)
+  outcome = run.evaluate_workdirs([str(folder)], str(hr_dir), "", "", settings, "c", [0.5, 0.9])
+  print(outcome.text)  # strictly
+  output = folder / "evaluation"
+  table = (output / "table.md").read_text(encoding="utf-8")
+  assert r"\udcff $a_b\|<i>&%#~^\{}\n" in table and len(table.splitlines()) == 6 + 1
+  systems = json.loads((output / "summary.json").read_text())["systems"]
+  assert odd in systems[f"_{odd} t=0.5"]["images"]
+  page = (output / "report.html").read_text(encoding="utf-8")
+  assert "&lt;i&gt;" in page and "<i>" not in page
+  assert r"\textbar{}\textless{}i\textgreater{}" in (output / "table.tex").read_text()
+  assert (output / "samples" / f"_{odd} t=0.9" / f"{odd}_01.png").exists()
+
+
+@pytest.mark.parametrize(
+  "names, message",
+  [
+    (["a.webp", "a.png/b.png"], r"a\.png would be an image's file and a folder of b\.png"),
+    (["a" * 250 + ".png"], "is too long a name"),
+  ],
+)
+def test_names_that_cannot_be_written_are_refused_at_the_start(workdir, tmp_path, names, message):
+  for name in names:
+    images.write_png(tmp_path / "odd" / name, np.zeros((40, 40, 3), np.uint8))
+  with pytest.raises(InputError, match=message):
+    run.evaluate_workdirs([str(workdir)], str(tmp_path / "odd"), "", "", evaluation.Settings(1), "")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (300, 2), (1, 2100)])
+def test_thin_images_are_enlarged(workdir, tmp_path, size):
+  images.write_png(tmp_path / "lr" / "thin.png", np.full((*size, 3), 90, np.uint8))
+  run.evaluate_workdirs([str(workdir)], "", str(tmp_path / "lr"), "", evaluation.Settings(1), "")
+  sample = workdir / "evaluation" / "samples" / "work" / "thin_00.png"
+  assert images.image_size(sample) == (size[0] * SCALE, size[1] * SCALE)
+
+
+def test_colour_profiles_are_carried_into_what_is_written(workdir, lr_dir):
+  profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+  path = lr_dir / "twox4.png"
+  images.write_png(path, images.read_image(path), profile)
+  run.evaluate_workdirs([str(workdir)], "", str(lr_dir), "", evaluation.Settings(1), "")
+  output = workdir / "evaluation"
+  for written in ("samples/work/twox4_00.png", "samples/bicubic/twox4_00.png", "sheets/twox4.png"):
+    with Image.open(output / written) as image:
+      assert image.info["icc_profile"] == profile
+  with Image.open(output / "samples/work/threex4_00.png") as image:
+    assert "icc_profile" not in image.info
+
+
+def test_an_output_beyond_pillow_s_limit_is_continued(workdir, lr_dir, monkeypatch):
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1100)  # outputs have 2560 and more
+  arguments = [str(workdir)], "", str(lr_dir), "", evaluation.Settings(1), ""
+  with monkeypatch.context() as killing:
+    killing.setattr(sheets.Sheet, "draw", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run.evaluate_workdirs(*arguments)
+  monkeypatch.setattr(execution, "html_page", lambda *arguments: "")
+  run.evaluate_workdirs(*arguments)
+  assert (workdir / "evaluation" / "samples" / "work" / "twox4_00.png").exists()
 
 
 def test_runs_of_different_scales_are_refused(workdir, hr_dir, monkeypatch):

@@ -44,13 +44,13 @@ def summary_of(systems):
 def test_latex_has_the_published_layout():
   _, cells = summary_of({"bicubic": (None, 1), "a_b & 50%": (0.9, 2)})
   lines = latex_table(cells).splitlines()
-  assert lines[1] == r"\begin{tabular}{lrrrrrrrrrr}"
-  assert r"\multicolumn{3}{c}{LPIPS}" in lines[3] and r"\cmidrule(lr){7-9}" in lines
+  assert lines[1] == r"\begin{tabular}{lrrrrrrrrrrrr}"
+  assert r"\multicolumn{3}{c}{LPIPS}" in lines[3] and r"\cmidrule(lr){9-11}" in lines
   assert next(line for line in lines if line.startswith("bicubic & 1k & 1.50s & 40.00"))
   assert next(line for line in lines if line.startswith(r"a\_b \& 50\% & "))
   rows = [line for line in lines if line.endswith(r"\\")]
-  # Every line has eleven columns, the first with three of them in one.
-  assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [8, 10, 10, 10]
+  # Every line has thirteen columns, the first with three of them in one.
+  assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [10, 12, 12, 12]
 
 
 def test_plots_are_of_what_was_measured():
@@ -137,9 +137,9 @@ def test_markdown_has_the_published_columns():
   ]
   table = report.markdown_table(report.table_cells(4, {"bicubic": None, "mine": 8_414_064}, rows))
   lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-  heading = "x4 Params time LR-PSNR PSNR SSIM LPIPS~mean global local diversity nll"
+  heading = "x4 Params time LR-PSNR PSNR SSIM PSNR-Y SSIM-Y LPIPS~mean global local diversity nll"
   assert lines[0] == [name.replace("~", " ") for name in heading.split()]
-  shared = ["1.50s", "45.00", "25.00", "0.6250", "0.300", "0.200", "0.100", "50.00"]
+  shared = ["1.50s", "45.00", "25.00", "0.6250", "-", "-", "0.300", "0.200", "0.100", "50.00"]
   assert lines[2] == ["bicubic", "-", *shared, "-"]
   assert lines[3] == ["mine", "8.4M", *shared, "-7.250"]
   assert len({len(line) for line in table.splitlines()}) == 1

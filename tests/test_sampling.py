@@ -7,13 +7,13 @@ import pytest
 from models import random_images, random_params, small_model
 from srflow_jax.errors import InputError
 from srflow_jax.model.features import pad_to
-from srflow_jax.sampling import planning
+from srflow_jax.sampling import budget, programs
 from srflow_jax.sampling import sampler as sampling
-from srflow_jax.sampling.planning import Plan, Task
+from srflow_jax.sampling.budget import Plan, Request, footprint, num_bytes
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 
-TASK = Task(("draw",))
+REQUEST = Request(("draw",))
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,18 @@ def whole(flow):
 
 @pytest.fixture(scope="module")
 def tiled(flow):
-  """The same in two tiles; any task."""
+  """The same in two tiles; any request."""
   sampler = Sampler(*flow)
   plan = Plan(cut((16, 48), (1, 2), 12, 2))
   for methods in (("draw",), ("density",), ("decode",), ("density", "decode")):
-    sampler.planner.use((16, 48), Task(methods), plan)
+    sampler.budget.use((16, 48), Request(methods), plan)
   return sampler
 
 
-def drawn(sampler, lr, samples=range(1), task=TASK):
+def drawn(sampler, lr, samples=range(1), request=REQUEST):
   size = [side * sampler.model.scale for side in lr.shape[:2]]
   result = np.full((len(samples), *size, 3), np.nan, np.float32)
-  prepared = sampler.prepare(lr, task)
+  prepared = sampler.prepare(lr, request)
   for position, (rows, columns), tile in sampler.draw(prepared, 5, samples, 0.7):
     result[position, rows, columns] = tile
   return result
@@ -65,64 +65,78 @@ def test_tiles_are_the_whole_image(whole, tiled, pair):
 
 def test_threads_draw_the_same_samples(flow, whole, pair):
   _, lr = pair
-  task = dataclasses.replace(TASK, num_samples=3)
+  request = dataclasses.replace(REQUEST, num_samples=3)
   threaded = Sampler(*flow, max_batch=2)  # two and then one
-  assert threaded.planner.plan(lr.shape[:2], task).batch == 2
-  np.testing.assert_array_equal(drawn(threaded, lr, range(3), task), drawn(whole, lr, range(3)))
+  assert threaded.budget.plan(lr.shape[:2], request).batch == 2
+  np.testing.assert_array_equal(drawn(threaded, lr, range(3), request), drawn(whole, lr, range(3)))
 
 
 def test_a_batch_holds_the_same_samples(flow, whole, pair, monkeypatch):
   _, lr = pair
   expected = drawn(whole, lr, range(3))
-  monkeypatch.setattr(planning, "on_cpu", lambda: False)
-  task = dataclasses.replace(TASK, num_samples=3)
+  monkeypatch.setattr(budget, "on_cpu", lambda: False)
+  request = dataclasses.replace(REQUEST, num_samples=3)
   batched = Sampler(*flow, max_memory_gb=4, max_batch=2)  # two and then one, drawn as two
-  assert batched.planner.plan(lr.shape[:2], task).batch == 2
-  np.testing.assert_allclose(drawn(batched, lr, range(3), task), expected, atol=1e-5)
-  np.testing.assert_allclose(drawn(batched, lr, range(2, 3), task)[0], expected[2], atol=1e-5)
+  assert batched.budget.plan(lr.shape[:2], request).batch == 2
+  np.testing.assert_allclose(drawn(batched, lr, range(3), request), expected, atol=1e-5)
+  np.testing.assert_allclose(drawn(batched, lr, range(2, 3), request)[0], expected[2], atol=1e-5)
 
 
 def test_latents_of_tiles_are_the_whole_image_s(whole, tiled, pair):
   hr, lr = pair
   expected, latents = (
-    sampler.encode(sampler.prepare(lr, Task(("density",))), hr) for sampler in (whole, tiled)
+    sampler.encode(sampler.prepare(lr, Request(("density",))), hr) for sampler in (whole, tiled)
   )
   for z, other in zip(latents, expected, strict=True):
     np.testing.assert_allclose(z, other, atol=1e-4)
   back = np.full_like(hr, np.nan)
-  for (rows, columns), part in tiled.decode(tiled.prepare(lr, Task(("decode",))), expected):
+  for (rows, columns), part in tiled.decode(tiled.prepare(lr, Request(("decode",))), expected):
     back[rows, columns] = part
   np.testing.assert_allclose(back, hr, atol=1e-3)
 
 
 def test_density_of_tiles_is_the_whole_image_s(whole, tiled, pair):
   hr, lr = pair
-  task = Task(("density", "decode"))
-  expected, density = (
-    sampler.density(sampler.prepare(lr, task), hr, round_trip=True) for sampler in (whole, tiled)
+  request = Request(("density", "decode"))
+  (expected, _), (density, other) = (
+    sampler.density(sampler.prepare(lr, request), [hr, 0.9 * hr], round_trip=True)
+    for sampler in (whole, tiled)
   )
+  (alone,) = tiled.density(tiled.prepare(lr, request), [0.9 * hr])
+  assert other == alone and other.log_prob != density.log_prob and other.round_trip is None
   assert density.num_pixels == expected.num_pixels == 64 * 192
   np.testing.assert_allclose(density.log_dets, expected.log_dets, atol=0.1)
   np.testing.assert_allclose(density.latent_log_probs, expected.latent_log_probs, atol=0.1)
   assert density.log_prob == pytest.approx(expected.log_prob, rel=1e-5)
   assert 0 < density.round_trip < 1e-3
-  assert density.largest_inverse_scale >= expected.largest_inverse_scale > 1
+  assert density.largest_inverse_factor >= expected.largest_inverse_factor > 1
 
 
-def test_times_are_of_contexts_and_samples(whole, pair):
+def test_a_density_that_is_not_finite_is_a_number_all_the_same():
+  inf = float("inf")
+  density = sampling.Density((inf, 1.0), (-inf,), 9, None, 1.0)
+  assert np.isnan(density.log_prob)
+  sown = {"a": np.float32([2, 4]), "b": np.float32([inf])}
+  assert programs.largest_inverse_factor({"a": sown["a"]}) == 4
+  assert programs.largest_inverse_factor(sown) == inf
+  assert np.isnan(programs.largest_inverse_factor({"c": np.float32([np.nan]), **sown}))
+  assert np.isnan(programs.largest_inverse_factor({}))
+
+
+def test_seconds_are_of_contexts_and_samples(whole, pair):
   _, lr = pair
-  times = sampling.Times()
-  prepared = whole.prepare(lr, TASK, times)
-  context = times.context
-  assert context > 0 and times.samples == 0
-  list(whole.draw(prepared, 0, range(2), 0.5, times))
-  assert times.samples > 0 and times.context == context  # it was computed once
+  seconds = sampling.Seconds()
+  prepared = whole.prepare(lr, REQUEST, seconds)
+  context = seconds.context
+  assert context > 0 and seconds.samples == 0
+  list(whole.draw(prepared, 0, range(2), 0.5, seconds))
+  assert seconds.samples > 0 and seconds.context == context  # it was computed once
 
 
 @pytest.fixture
 def micro(flow, monkeypatch):
   """One step, on a machine whose programs themselves take no memory."""
-  monkeypatch.setattr(planning, "_PROCESS_BYTES", 0)
+  monkeypatch.setattr(budget, "_PROCESS_BYTES", 0)
   last = flow[0].stage_specs[-1]
   stage = dataclasses.replace(last, squeeze=8, transition_steps=0, steps=1)
   model = flow[0].clone(stage_specs=(stage,))
@@ -132,34 +146,67 @@ def micro(flow, monkeypatch):
 def test_budget_decides_the_tile(micro):
   """The compiler's figure is what counts: what is planned needs no more than the budget."""
   probe = Sampler(*micro, overlap=4)
-  need = probe.programs.num_bytes((32, 32), ("draw",), 1)
-  assert need.total(20) > need.total(1) and need.batch(need.total(20)) in (19, 20)
-  budget = 1.2 * need.total(1) / 1e9 + 1e-3
-  sampler = Sampler(*micro, budget, overlap=4)
-  plan = sampler.planner.plan((200, 300), TASK)
+  taken = footprint(probe.programs, (32, 32), ("draw",))
+  assert taken.total(20) > taken.total(1) and taken.max_batch(taken.total(20)) in (19, 20)
+  free = 1.2 * taken.total(1)
+  gigabytes = (free + num_bytes(micro[1])) / 1e9
+  sampler = Sampler(*micro, gigabytes, overlap=4)
+  plan = sampler.budget.plan((200, 300), REQUEST)
   assert not plan.whole and np.prod(plan.tiling.size) < 60000 / 20
-  sampler.planner.check((300, 100), TASK)
-  assert sampler.programs.num_bytes(plan.tiling.size, ("draw",), 1).total(1) < budget * 1e9
+  assert free / 3 < footprint(sampler.programs, plan.tiling.size, ("draw",)).total(1) <= free
+  compiled = sampler.programs._program.cache_info().misses
+  assert compiled <= 3 * 2  # of at most three sizes
+  sampler.budget.check((300, 100), REQUEST)
   with pytest.raises(InputError, match=r"300x200 LR pixels does not fit 0\.00 GB.*overlap of 4"):
-    Sampler(*micro, 1e-4, overlap=4).planner.plan((200, 300), TASK)
-  greedy = dataclasses.replace(TASK, reserved=int(1e9 * budget - 2e5))
+    Sampler(*micro, 1e-12, overlap=4).budget.plan((200, 300), REQUEST)
+  greedy = dataclasses.replace(REQUEST, reserved=int(1e9 * gigabytes - 2e5))
   with pytest.raises(InputError, match="does not fit"):
-    sampler.planner.check((300, 100), greedy)
+    sampler.budget.check((300, 100), greedy)
+  assert sampler.programs._program.cache_info().misses == compiled  # a check compiles nothing
 
 
 def test_samples_at_a_time_fit_the_budget(micro):
-  need = Sampler(*micro).programs.num_bytes((32, 32), ("draw",), 1)
-  at_a_time = need.batch(2 * need.base)
-  free = 2 * need.base + planning.num_bytes(micro[1])
-  planner = Sampler(*micro, free / 1e9, max_batch=100).planner
+  taken = footprint(Sampler(*micro).programs, (32, 32), ("draw",))
+  at_a_time = taken.max_batch(2 * taken.shared)
+  free = 2 * taken.shared + num_bytes(micro[1])
+  sampler = Sampler(*micro, free / 1e9, max_batch=100)
   # Two batches of equal size.
-  plan = planner.plan((32, 32), Task(("draw",), 2 * at_a_time - 3))
+  plan = sampler.budget.plan((32, 32), Request(("draw",), 2 * at_a_time - 3))
   assert plan.whole and at_a_time - 3 <= plan.batch <= at_a_time
+
+
+def test_programs_are_compiled_once_and_the_least_recently_used_are_dropped(micro):
+  kept = programs.Programs(micro[0], {"params": micro[1]}, max_programs=2)
+  kept.compile("condition", (8, 8))
+  kept.compile("condition", (8, 8), 1)
+  kept.compile("condition", (8, 9))
+  kept.compile("condition", (8, 8))
+  assert kept._program.cache_info().misses == 2
+  kept.compile("condition", (8, 10))  # in the place of (8, 9)
+  kept.compile("condition", (8, 8))
+  assert kept.num_bytes("condition", (8, 9)) > 0  # is remembered
+  assert kept._program.cache_info().misses == 3
+
+
+def test_too_little_memory_is_one_line():
+  for error in (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), MemoryError()):
+    with pytest.raises(InputError, match=r"out of memory .*--max_memory_gb") as raised:
+      with programs.out_of_memory_named():
+        raise error
+    assert "\n" not in str(raised.value)
+  with pytest.raises(jax.errors.JaxRuntimeError):
+    with programs.out_of_memory_named():
+      raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
 @pytest.mark.parametrize(
   "wrong, message",
-  [({"max_memory_gb": -1}, "max_memory_gb is -1"), ({"overlap": -2}, "tile_overlap is -2")],
+  [
+    ({"max_memory_gb": -1}, "max_memory_gb is -1"),
+    ({"max_memory_gb": float("nan")}, "max_memory_gb is nan"),
+    ({"max_memory_gb": 1e300}, r"max_memory_gb is 1e\+300: there are [\d.]+ GB"),
+    ({"overlap": -2}, "tile_overlap is -2"),
+  ],
 )
 def test_settings_that_cannot_be_meant(flow, wrong, message):
   with pytest.raises(InputError, match=message):

@@ -20,15 +20,16 @@ def test_every_pixel_is_kept_once_from_well_inside_a_tile(size, count, overlap, 
     assert not any(number % multiple for number in vars(span).values())
 
 
-def test_signed_windows_count_every_pixel_once_and_cancel_borders():
+def test_signed_tiles_count_every_pixel_once_and_cancel_borders():
   made = cut((40, 96), (2, 5), 8, 2)
   count, borders = np.zeros((40, 96)), np.zeros((40, 97))
-  for sign, (rows, columns) in made.signed_windows():
-    count[rows, columns] += sign
-    borders[rows, [columns.start, columns.stop]] += sign
+  for tile in made.signed_tiles():
+    rows, columns = tile.window
+    count[rows, columns] += tile.sign
+    borders[rows, [columns.start, columns.stop]] += tile.sign
   assert (count == 1).all()
   assert (borders[:, [0, -1]] == 1).all() and (borders[:, 1:-1] == 0).all()
-  assert len({(r.stop - r.start, c.stop - c.start) for _, (r, c) in made.signed_windows()}) == 4
+  assert len({tile.size for tile in made.signed_tiles()}) == 4
 
 
 def test_what_fits_is_one_tile():

@@ -5,7 +5,6 @@ itself evaluate.
 """
 
 from srflow_jax.evaluation.evaluator import (
-  NotFiniteError,
   Scores,
   Settings,
   evaluate_image,
@@ -15,7 +14,6 @@ from srflow_jax.evaluation.systems import Bicubic, System, Trained
 
 __all__ = [
   "Bicubic",
-  "NotFiniteError",
   "Scores",
   "Settings",
   "System",

@@ -2,18 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import lpips, lpips_vgg, metrics
-from srflow_jax.evaluation.systems import System, Work
-from srflow_jax.sampling.sampler import Density, Times
+from srflow_jax.evaluation import lpips, lpips_vgg, luma, metrics
+from srflow_jax.evaluation.systems import System
+from srflow_jax.sampling.budget import Request
+from srflow_jax.sampling.sampler import Density, Seconds
 
-# Bytes a pixel of HR that measuring takes beside the samples: making 8 bits of floats, noise for
-# the likelihood, LPIPS' maps, the sheet; none at the same time.
+# Values that a sample has beyond these have exploded: they are not just clipped highlights.
+OUTSIDE = -1.0, 2.0
+
+# Bytes a pixel of HR that measuring takes beside the samples: making 8 bits of floats, HR as floats
+# with and without noise for the likelihood, LPIPS' maps, the sheet; none at the same time.
 _SCRATCH = 48
 _LPIPS_SCRATCH = 120  # bytes a pixel of a strip, of AlexNet's features
 
@@ -44,6 +48,15 @@ class Settings:
       "uint8": self.uint8_mode,
     }
 
+  def luma_protocol(self, scale: int) -> dict[str, str | int]:
+    """The same of PSNR-Y and SSIM-Y, with the pixels that are left out at each border."""
+    return {
+      "name": luma.PROTOCOL,
+      "version": luma.PROTOCOL_VERSION,
+      "uint8": self.uint8_mode,
+      "border": scale,
+    }
+
   def check(self) -> None:
     """Refuses what cannot be meant, by `InputError`."""
     if self.num_samples < 1:
@@ -67,6 +80,8 @@ class Scores:
     lr_psnr: dB.
     psnr: dB.
     ssim: At most 1.
+    psnr_y: dB, by protocol `y_border`, as is `ssim_y`.
+    ssim_y: At most 1.
     lpips: All of LPIPS.
     lpips_vgg: LPIPS with VGG16, averaged over pixels, if it was asked for.
     nll: Bits per pixel as published, without dequantisation; None for systems without a density.
@@ -74,7 +89,9 @@ class Scores:
     nll_log_dets: What each stage's log-det adds to the nll.
     nll_latents: What each latent's log-density adds to it; these and the log-dets sum to it.
     round_trip_error: The largest difference, in grey levels, of HR from what its latents decode to.
-    largest_inverse_scale: What the flow's inverse multiplies errors by at most in one layer.
+    largest_inverse_factor: What the flow's inverse multiplies errors by at most in one layer.
+    not_finite: How many of its values are not finite; they count as black.
+    outside: How many are finite and outside [-1, 2], where 0 is black and 1 is white.
     other_uint8: What samples made into 8 bits the other way score (no likelihood, the same times).
   """
 
@@ -90,15 +107,22 @@ class Scores:
   nll_log_dets: tuple[float, ...] = ()
   nll_latents: tuple[float, ...] = ()
   round_trip_error: float | None = None
-  largest_inverse_scale: float | None = None
+  largest_inverse_factor: float | None = None
+  psnr_y: tuple[float, ...] | None = None
+  ssim_y: tuple[float, ...] | None = None
+  not_finite: tuple[int, ...] = ()
+  outside: tuple[int, ...] = ()
   other_uint8: "Scores | None" = None
 
 
-class NotFiniteError(InputError):
-  """A sample has values that are not finite."""
+def num_samples(system: System, settings: Settings, temperature: float) -> int:
+  """How many samples are drawn: one where all would be equal."""
+  return settings.num_samples if system.stochastic and temperature else 1
 
 
-def work_on(system: System, hr_size: tuple[int, int], settings: Settings, measured: bool) -> Work:
+def request_of(
+  system: System, hr_size: tuple[int, int], settings: Settings, measured: bool
+) -> Request:
   """What evaluating an image asks of a system.
 
   Args:
@@ -107,13 +131,14 @@ def work_on(system: System, hr_size: tuple[int, int], settings: Settings, measur
     settings: How samples are drawn.
     measured: Whether there is an HR image to measure by.
   """
-  num_samples = settings.num_samples if system.stochastic else 1
+  count = settings.num_samples if system.stochastic else 1
   pixels = math.prod(hr_size)
-  reserved = pixels * (3 * num_samples * len(_modes(settings, measured)) + _SCRATCH)
+  reserved = pixels * (3 * count * len(_modes(settings, measured)) + _SCRATCH)
   if measured:
     reserved += _LPIPS_SCRATCH * min(pixels, lpips.STRIP_PIXELS)
     reserved += lpips_vgg.SCRATCH * pixels if settings.lpips_vgg else 0
-  return Work(num_samples, measured, reserved)
+  methods = ("draw", "density", "decode") if measured and system.stochastic else ("draw",)
+  return Request(methods, count, reserved)
 
 
 def evaluate_image(
@@ -152,30 +177,30 @@ def evaluate_temperatures(
     For each temperature the samples, uint8 `[N, h * scale, w * scale, 3]`, and the scores.
 
   Raises:
-    NotFiniteError: A sample has values that are not finite.
     InputError: The image does not fit in memory.
   """
-  work = work_on(system, tuple(s * system.scale for s in lr.shape[:2]), settings, hr is not None)
-  system.plan(lr.shape[:2], work)
-  shared = Times()
-  prepared = system.prepare(lr, work, shared)
+  size = tuple(side * system.scale for side in lr.shape[:2])
+  request = request_of(system, size, settings, hr is not None)
+  system.plan(lr.shape[:2], request)
+  shared = Seconds()
+  prepared = system.prepare(lr, request, shared)
   of_flow = None
   for temperature in temperatures:
-    times = dataclasses.replace(shared)
-    samples = _draw(system, prepared, lr, hr is not None, settings, temperature, times, on_pixels)
-    seconds = times.context, times.samples / work.num_samples
-    chosen = samples.pop(settings.uint8_mode)
+    drawn = _draw(system, prepared, size, hr is not None, settings, temperature, on_pixels)
+    seconds = shared.context + drawn.seconds.context, drawn.seconds.samples / len(drawn.outside)
+    marks = {"not_finite": drawn.not_finite, "outside": drawn.outside}
+    chosen = drawn.samples.pop(settings.uint8_mode)
     if hr is None:
-      yield chosen, Scores(*seconds)
+      yield chosen, Scores(*seconds, **marks)
       continue
-    if of_flow is None:
-      of_flow = likelihood(lambda *args: system.density(prepared, *args), hr, settings.seed)
-    (other,) = samples.values()
+    if of_flow is None and system.stochastic:
+      of_flow = likelihood(lambda hrs: system.density(prepared, hrs), hr, settings.seed)
+    (other,) = drawn.samples.values()
     scores = _measure(chosen, hr, system.scale, seconds, settings)
     equal = np.array_equal(chosen, other)
-    other = scores if equal else _measure(other, hr, system.scale, seconds, settings)
-    del samples
-    yield chosen, dataclasses.replace(scores, **of_flow, other_uint8=other)
+    other_scores = scores if equal else _measure(other, hr, system.scale, seconds, settings)
+    del drawn, other
+    yield chosen, dataclasses.replace(scores, **marks, **(of_flow or {}), other_uint8=other_scores)
 
 
 def _modes(settings: Settings, measured: bool) -> list[str]:
@@ -183,32 +208,40 @@ def _modes(settings: Settings, measured: bool) -> list[str]:
   return [m for m in metrics.UINT8_MODES if measured or m == settings.uint8_mode]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+  """Samples, `[N, H, W, 3]`, by kind of 8 bits, what was odd about each, and what it took."""
+
+  samples: dict[str, np.ndarray]
+  not_finite: tuple[int, ...]
+  outside: tuple[int, ...]
+  seconds: Seconds
+
+
 def _draw(
   system: System,
   prepared: Any,
-  lr: np.ndarray,
+  size: tuple[int, int],
   measured: bool,
   settings: Settings,
   temperature: float,
-  times: Times,
   on_pixels: Callable[[int], object],
-) -> dict[str, np.ndarray]:
-  """The samples, `[N, H, W, 3]`, by kind of 8 bits."""
-  num_samples = settings.num_samples if system.stochastic else 1
-  shape = (num_samples, *(side * system.scale for side in lr.shape[:2]), 3)
-  samples = {mode: np.empty(shape, np.uint8) for mode in _modes(settings, measured)}
-  parts = system.draw(prepared, settings.seed, num_samples, temperature, times)
-  for index, (rows, columns), part in parts:
-    if not np.isfinite(part).all():
-      raise NotFiniteError(
-        f"{system.name}: sample {index} at temperature {temperature} has values that are not "
-        "finite; a lower temperature may help"
-      )
+) -> _Drawn:
+  count, seconds = num_samples(system, settings, temperature), Seconds()
+  samples = {mode: np.empty((count, *size, 3), np.uint8) for mode in _modes(settings, measured)}
+  not_finite, outside = [0] * count, [0] * count
+  windows = system.draw(prepared, settings.seed, count, temperature, seconds)
+  for index, (rows, columns), pixels in windows:
+    if pixels.dtype != np.uint8:
+      finite = np.isfinite(pixels)
+      not_finite[index] += int(np.count_nonzero(~finite))
+      pixels = np.where(finite, pixels, 0)
+      outside[index] += int(np.count_nonzero((pixels < OUTSIDE[0]) | (pixels > OUTSIDE[1])))
     for mode, images in samples.items():
-      pixels = part if part.dtype == np.uint8 else metrics.to_uint8(part, mode)
-      images[index, rows, columns] = pixels
-    on_pixels(part.shape[0] * part.shape[1])
-  return samples
+      levels = pixels if pixels.dtype == np.uint8 else metrics.to_uint8(pixels, mode)
+      images[index, rows, columns] = levels
+    on_pixels(pixels.shape[0] * pixels.shape[1])
+  return _Drawn(samples, tuple(not_finite), tuple(outside), seconds)
 
 
 def _measure(
@@ -219,6 +252,10 @@ def _measure(
   settings: Settings,
 ) -> Scores:
   smallest = min(hr.shape[:2])  # a training run's patches may be too small for some
+  psnr_y = ssim_y = None
+  if smallest >= luma.min_size(scale):
+    pairs = (luma.psnr_and_ssim(sample, hr, border=scale) for sample in samples)
+    psnr_y, ssim_y = zip(*pairs, strict=True)
   return Scores(
     *seconds,
     lr_psnr=tuple(metrics.lr_psnr(samples, hr, scale)),
@@ -226,38 +263,38 @@ def _measure(
     ssim=tuple(metrics.ssim(sample, hr) for sample in samples)
     if smallest >= metrics.SSIM_WINDOW
     else None,
+    psnr_y=psnr_y,
+    ssim_y=ssim_y,
     lpips=metrics.lpips_scores(samples, hr) if smallest >= lpips.MIN_SIZE else None,
     lpips_vgg=tuple(lpips_vgg.distances(samples, hr)) if settings.lpips_vgg else None,
   )
 
 
 def likelihood(
-  density: Callable[[np.ndarray, bool], Density | None], hr: np.ndarray, seed: int
-) -> dict[str, Any]:
+  density: Callable[[Sequence[np.ndarray]], Sequence[Density]], hr: np.ndarray, seed: int
+) -> Mapping[str, Any]:
   """An image's negative log-likelihood in both units, and what it is made of.
 
   Args:
-    density: Of a float32 image in [0, 1], with a round trip or without; None if there is none.
+    density: Of float32 images in [0, 1], with a round trip of the first.
     hr: uint8 `[H, W, 3]`.
     seed: Of the noise u, uniform on [-0.5, 0.5), that makes the levels continuous.
 
   Returns:
     Fields of `Scores`: `nll`, `-log2 p(hr / 255) / pixels`, as published in bits per pixel without
     dequantisation; `bits_per_dim`, `-log2 p((hr + u) / 255) / (3 pixels) + log2(255)`, in bits per
-    dimension of the 8-bit image; and those of the flow's consistency. None if there is no density.
+    dimension of the 8-bit image; and those of the flow's consistency.
   """
-  plain = density(hr.astype(np.float32) / 255, True)
-  if plain is None:
-    return {}
-  noisy = np.random.default_rng(seed).random(hr.shape, np.float32)
-  noisy += hr - np.float32(0.5)
-  noisy = density(np.divide(noisy, 255, out=noisy), False)
-  to_bits = -1 / (plain.num_pixels * math.log(2))
+  dequantised = np.random.default_rng(seed).random(hr.shape, np.float32)
+  dequantised += hr - np.float32(0.5)
+  np.divide(dequantised, 255, out=dequantised)
+  levels, continuous = density([hr.astype(np.float32) / 255, dequantised])
+  to_bits = -1 / (levels.num_pixels * math.log(2))
   return {
-    "nll": plain.log_prob * to_bits,
-    "bits_per_dim": noisy.log_prob * to_bits / 3 + math.log2(255),
-    "nll_log_dets": tuple(nats * to_bits for nats in plain.log_dets),
-    "nll_latents": tuple(nats * to_bits for nats in plain.latent_log_probs),
-    "round_trip_error": 255 * plain.round_trip,
-    "largest_inverse_scale": plain.largest_inverse_scale,
+    "nll": levels.log_prob * to_bits,
+    "bits_per_dim": continuous.log_prob * to_bits / 3 + math.log2(255),
+    "nll_log_dets": tuple(nats * to_bits for nats in levels.log_dets),
+    "nll_latents": tuple(nats * to_bits for nats in levels.latent_log_probs),
+    "round_trip_error": 255 * levels.round_trip,
+    "largest_inverse_factor": levels.largest_inverse_factor,
   }

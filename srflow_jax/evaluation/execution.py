@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,20 @@ import numpy as np
 from tqdm import tqdm
 
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import metrics, plots, report, sheets
-from srflow_jax.evaluation.evaluator import Settings, evaluate_temperatures, work_on
+from srflow_jax.evaluation import folder, luma, marks, metrics, plots, report, sheets
+from srflow_jax.evaluation.evaluator import (
+  Settings,
+  evaluate_temperatures,
+  num_samples,
+  request_of,
+)
 from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.progress import Progress, fingerprint
 from srflow_jax.evaluation.systems import System
-from srflow_jax.images import read_image, write_png
+from srflow_jax.images import read_written_png, write_png
+from srflow_jax.sampling.programs import out_of_memory_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,56 +41,106 @@ class Entry:
   temperature: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How an evaluation ended.
+
+  Attributes:
+    text: What to tell the user. Where samples are not finite the last line names them.
+    finite: Whether all samples are finite.
+  """
+
+  text: str
+  finite: bool
+
+
 def evaluate_entries(
   entries: Sequence[Entry],
   images: Sequence[EvalImage],
   output: pathlib.Path,
   settings: Settings,
   about: Mapping[str, Any],
-) -> str:
+) -> Outcome:
   """Evaluates systems of one scale on images and writes all there is to show.
 
   Args:
     entries: In the table's order; their names differ.
     images: The images.
     output: The folder: `samples/ENTRY/IMAGE_00.png`, `sheets/IMAGE.png`, `table.md`,
-      `table.tex`, `per_image.csv`, `summary.json`, `report.html`.
+      `table.tex`, `per_image.csv`, `summary.json`, `report.html`. What an earlier evaluation wrote
+      there is removed, unless it was this one and was killed: then it goes on.
     settings: How samples are drawn.
     about: How the evaluation was made, for the summary.
 
   Returns:
-    What to tell the user.
+    How it ended.
 
   Raises:
-    InputError: The folder cannot be written, an image is damaged or does not fit in memory, or two
-      entries have one name.
+    InputError: The folder cannot be written or another evaluation has it, an image is damaged or
+      does not fit in memory, or two entries have one name.
   """
   params = {entry.name: entry.system.num_params for entry in entries}
   if len(params) < len(entries):
     names = [entry.name for entry in entries]
     twice = next(name for name in names if names.count(name) > 1)
     raise InputError(f"two systems are called {twice}: rename a workdir")
-  make_folder(output)
-  scale = entries[0].system.scale
-  progress = Progress(output, fingerprint(about, images))
-  if len(progress):
-    print(f"continuing {output}: {len(progress)} of {len(images) * len(entries)} are there")
-  check_memory([entry.system for entry in entries], images, settings)
-  with tqdm(
-    total=sum(_work(image, entry, settings) for image in images for entry in entries),
-    unit="pixel",
-    unit_scale=True,
-    desc="evaluating",
-  ) as bar:
-    evaluation = _Evaluation(entries, output, settings, progress, bar)
-    for image in images:
-      evaluation.of_image(image)
-  rows = [progress.get(image.name, entry.name) for image in images for entry in entries]
-  _write_report(output, about, params, rows, settings, images)
-  table = report.markdown_table(report.table_cells(scale, params, rows))
-  note = _note(about, settings, len(images))
-  progress.finish()
-  return f"{table}\n{note}\nTables, samples, sheets and the page report.html: {output}"
+  with folder.locked(output):
+    files = _files(entries, images, settings)
+    folder.check_names(output, files)
+    check_memory([entry.system for entry in entries], images, settings)
+    progress = Progress(output, fingerprint(about, images))
+    if len(progress):
+      print(
+        report.printable(f"continuing {output}: "),
+        f"{len(progress)} of {len(images) * len(entries)} are there",
+        sep="",
+      )
+    else:
+      folder.begin(output, files)
+    with tqdm(
+      total=sum(_num_pixels(image, entry, settings) for image in images for entry in entries),
+      unit="pixel",
+      unit_scale=True,
+      desc="evaluating",
+    ) as bar:
+      evaluation = _Evaluation(entries, output, settings, progress, bar)
+      for image in images:
+        with out_of_memory_named():
+          evaluation.of_image(image)
+    rows = [progress.get(image.name, entry.name) for image in images for entry in entries]
+    cells = report.table_cells(about["scale"], params, rows)
+    note = " ".join([_note(about, settings, len(images)), *marks.sentences(rows)])
+    _write_report(output, about, params, rows, cells, note, images)
+    progress.finish()
+  lines = [
+    f"{report.markdown_table(cells)}\n{note}",
+    report.printable(f"Tables, samples, sheets and the page report.html: {output}"),
+  ]
+  broken = marks.of_kind("not_finite", rows)
+  if broken:
+    lines.append(f"error: {broken}")
+  return Outcome("\n".join(lines), not broken)
+
+
+def _files(
+  entries: Sequence[Entry], images: Sequence[EvalImage], settings: Settings
+) -> list[pathlib.Path]:
+  """All that an evaluation writes, relative to its folder."""
+  samples = (
+    path for image in images for entry in entries for path in _sample_paths(image, entry, settings)
+  )
+  return [*samples, *map(_sheet_path, images), *map(pathlib.Path, REPORT)]
+
+
+def _sample_paths(image: EvalImage, entry: Entry, settings: Settings) -> list[pathlib.Path]:
+  count = num_samples(entry.system, settings, entry.temperature)
+  return [
+    pathlib.Path("samples", entry.name, f"{image.name}_{index:02d}.png") for index in range(count)
+  ]
+
+
+def _sheet_path(image: EvalImage) -> pathlib.Path:
+  return pathlib.Path("sheets", f"{image.name}.png")
 
 
 def check_memory(
@@ -102,20 +159,16 @@ def check_memory(
   for system in dict.fromkeys(systems):
     ordered = sorted(images, key=lambda image: -math.prod(image.hr_size))
     for check, image in zip((system.plan, *[system.check] * len(images)), ordered, strict=False):
-      work = work_on(system, image.hr_size, settings, image.hr_path is not None)
+      request = request_of(system, image.hr_size, settings, image.hr_path is not None)
       try:
-        check(tuple(side // system.scale for side in image.hr_size), work)
+        check(tuple(side // system.scale for side in image.hr_size), request)
       except InputError as error:
         raise InputError(f"{image.hr_path or image.lr_path}: {error}") from None
 
 
-def _work(image: EvalImage, entry: Entry, settings: Settings) -> int:
+def _num_pixels(image: EvalImage, entry: Entry, settings: Settings) -> int:
   """Pixels that are drawn."""
-  return math.prod(image.hr_size) * _num_samples(entry, settings)
-
-
-def _num_samples(entry: Entry, settings: Settings) -> int:
-  return settings.num_samples if entry.system.stochastic else 1
+  return math.prod(image.hr_size) * num_samples(entry.system, settings, entry.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,18 +183,18 @@ class _Evaluation:
 
   def of_image(self, image: EvalImage) -> None:
     """Draws, measures and shows what is not there yet."""
-    self.bar.set_postfix_str(image.name)
-    path = self.output / "sheets" / f"{image.name}.png"
+    self.bar.set_postfix_str(report.printable(image.name))
+    path = self.output / _sheet_path(image)
     if path.exists() and all(self.progress.get(image.name, entry.name) for entry in self.entries):
-      self.bar.update(sum(_work(image, entry, self.settings) for entry in self.entries))
+      self.bar.update(sum(_num_pixels(image, entry, self.settings) for entry in self.entries))
       return
-    path.unlink(missing_ok=True)  # an earlier evaluation's
     scale = self.entries[0].system.scale
     lr, hr = image.read(scale)
+    profile = image.profile()
     several = sum(entry.system.stochastic for entry in self.entries) > 1
     sheet = sheets.Sheet()
     for system, entries in itertools.groupby(self.entries, key=lambda entry: entry.system):
-      for entry, samples in self._samples(system, list(entries), image, lr, hr):
+      for entry, samples in self._samples(system, list(entries), image, lr, hr, profile):
         if several or not system.stochastic:
           sheet.add(entry.name, samples[0])
         else:
@@ -151,8 +204,8 @@ class _Evaluation:
       sheet.add("HR", hr)
     else:
       sheet.add("LR", lr.repeat(scale, 0).repeat(scale, 1))
-    partial = path.with_suffix(".partial")  # a sheet that is there is whole
-    write_png(partial, sheet.draw(*([len(self.entries) + 1] if several else [])))
+    partial = path.with_name(".partial")  # a sheet that is there is whole
+    write_png(partial, sheet.draw(*([len(self.entries) + 1] if several else [])), profile)
     os.replace(partial, path)
 
   def _samples(
@@ -162,13 +215,11 @@ class _Evaluation:
     image: EvalImage,
     lr: np.ndarray,
     hr: np.ndarray | None,
+    profile: bytes | None,
   ) -> Iterator[tuple[Entry, np.ndarray]]:
     """Samples of a system's entries: those of before, or drawn, measured and written."""
     paths = {
-      entry: [
-        self.output / "samples" / entry.name / f"{image.name}_{index:02d}.png"
-        for index in range(_num_samples(entry, self.settings))
-      ]
+      entry: [self.output / path for path in _sample_paths(image, entry, self.settings)]
       for entry in entries
     }
     missing = [
@@ -183,12 +234,25 @@ class _Evaluation:
       if entry in missing:
         samples, scores = next(drawn)
         for path, sample in zip(paths[entry], samples, strict=True):
-          write_png(path, sample)
-        self.progress.add(report.Row(image.name, entry.name, samples.shape[1:3], scores))
+          write_png(path, sample, profile)
+        row = report.Row(image.name, entry.name, samples.shape[1:3], scores)
+        for sentence in marks.sentences([row]):
+          self.bar.write(f"warning: {sentence}", file=sys.stderr)
+        self.progress.add(row)
       else:
-        samples = np.stack([read_image(path) for path in paths[entry]])
-        self.bar.update(_work(image, entry, self.settings))
+        samples = np.stack([_read_sample(path) for path in paths[entry]])
+        self.bar.update(_num_pixels(image, entry, self.settings))
       yield entry, samples
+
+
+def _read_sample(path: pathlib.Path) -> np.ndarray:
+  try:
+    return read_written_png(path)
+  except InputError as error:
+    raise InputError(f"{error}; remove it, and it is drawn anew") from None
+
+
+REPORT = ("table.md", "table.tex", "per_image.csv", "summary.json", "report.html")
 
 
 def _write_report(
@@ -196,46 +260,37 @@ def _write_report(
   about: Mapping[str, Any],
   params: Mapping[str, int | None],
   rows: Sequence[report.Row],
-  settings: Settings,
+  cells: Sequence[Sequence[str]],
+  note: str,
   images: Sequence[EvalImage],
 ) -> None:
-  cells = report.table_cells(about["scale"], params, rows)
-  note = _note(about, settings, len(images))
   summary = report.summary(about, params, rows)
-  drawn = plots.plots(summary)
-  paths = {image.name: output / "sheets" / f"{image.name}.png" for image in images}
-  report.write_text(output / "table.md", f"{report.markdown_table(cells)}\n{note}\n")
-  report.write_text(output / "table.tex", latex_table(cells))
-  report.write_text(output / "per_image.csv", report.csv_table(rows))
-  report.write_text(output / "summary.json", report.strict_json(summary))
-  report.write_text(output / "report.html", html_page(summary, cells, note, drawn, paths))
-
-
-def make_folder(path: pathlib.Path) -> None:
-  """Makes a folder and tries that it can be written, before any long work.
-
-  Args:
-    path: The folder.
-
-  Raises:
-    InputError: It cannot.
-  """
-  probe = path / ".writable"
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+  paths = {image.name: output / _sheet_path(image) for image in images}
+  texts = (
+    f"{report.markdown_table(cells)}\n{note}\n",
+    latex_table(cells),
+    report.csv_table(rows),
+    report.strict_json(summary),
+    html_page(summary, cells, note, plots.plots(summary), paths),
+  )
+  for name, text in zip(REPORT, texts, strict=True):
+    report.write_text(output / name, text)
 
 
 def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:
-  return (
-    f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}, {num_images} images of "
-    f"{about['hr_dir'] or about['lr_dir']}, "
+  on_luma = (
+    f" (PSNR-Y and SSIM-Y: {luma.PROTOCOL} version {luma.PROTOCOL_VERSION}, border "
+    f"{about['scale']})"
+    if about["hr_dir"]
+    else ""
+  )
+  several = "" if all(about["temperatures"]) else " (one at 0)"
+  return report.printable(
+    f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}{on_luma}, "
+    f"{num_images} images of {about['hr_dir'] or about['lr_dir']}, "
     f"{settings.num_samples} samples each at temperature "
-    f"{', '.join(f'{t:g}' for t in about['temperatures'])}, seed {settings.seed}, uint8 by "
-    f"{settings.uint8_mode}; checkpoint of step "
+    f"{', '.join(f'{t:g}' for t in about['temperatures'])}{several}, seed {settings.seed}, "
+    f"uint8 by {settings.uint8_mode}; checkpoint of step "
     f"{', '.join(str(step) for step in dict.fromkeys(m['step'] for m in about['models'].values()))}"
     f". Time is of one sample with its context, on {about['device']}."
   )

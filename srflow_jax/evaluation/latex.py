@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 
+from srflow_jax.evaluation.report import printable
+
 _ESCAPED = {character: f"\\{character}" for character in "&%$#_{}"} | {
   "\\": r"\textbackslash{}",
   "~": r"\textasciitilde{}",
   "^": r"\textasciicircum{}",
+  "|": r"\textbar{}",
+  "<": r"\textless{}",
+  ">": r"\textgreater{}",
 }
 _LPIPS = ("LPIPS mean", "global", "local")  # columns that stand together under one heading
 
@@ -44,5 +49,5 @@ def latex_table(cells: Sequence[Sequence[str]]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-  escaped = ("".join(_ESCAPED.get(character, character) for character in cell) for cell in cells)
+  escaped = ("".join(_ESCAPED.get(c, c) for c in printable(cell)) for cell in cells)
   return " & ".join(escaped) + r" \\"

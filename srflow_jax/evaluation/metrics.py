@@ -99,7 +99,7 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
   _require_uint8(image, reference)
   squares = sum(
     int(np.square(image[rows].astype(np.int32) - reference[rows]).sum(dtype=np.int64))
-    for rows in _strips(len(image))
+    for rows in strips(len(image))
   )
   mean = squares / image.size
   return 10 * math.log10(255**2 / mean) if mean else math.inf
@@ -118,7 +118,7 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
   _require_uint8(image, reference)
   border = SSIM_WINDOW - 1  # a strip's windows reach so far into the next
   total = 0.0
-  for rows in _strips(len(image) - border):
+  for rows in strips(len(image) - border):
     parts = (x[rows.start : rows.stop + border] for x in (image, reference))
     mean = structural_similarity(*parts, channel_axis=-1, data_range=255, win_size=SSIM_WINDOW)
     total += (rows.stop - rows.start) * float(mean)
@@ -146,11 +146,11 @@ def lr_psnr(samples: Sequence[np.ndarray], hr: np.ndarray, scale: int) -> list[f
 def shrunk(image: np.ndarray, scale: int, rounding: Rounding = MATLAB_ROUNDING) -> np.ndarray:
   """MATLAB's bicubic of an image `[H, W, 3]`, `1 / scale` of its size, with little memory."""
   height, width = (output_size(side, 1 / scale) for side in image.shape[:2])
-  strips = (
+  parts = (
     bicubic_window(image, 1 / scale, rows.start, 0, rows.stop - rows.start, width, rounding)
-    for rows in _strips(height)
+    for rows in strips(height)
   )
-  return np.concatenate(list(strips))
+  return np.concatenate(list(parts))
 
 
 def lpips_scores(samples: np.ndarray, hr: np.ndarray) -> LpipsScores:
@@ -196,7 +196,8 @@ def _diversity(best: float, local: float) -> float:
   return 100 * (best - local) / best if best > _LPIPS_ROUND_OFF else 0.0
 
 
-def _strips(rows: int) -> Iterator[slice]:
+def strips(rows: int) -> Iterator[slice]:
+  """Cuts so many rows into strips that can be computed one after the other."""
   for start in range(0, rows, _STRIP):
     yield slice(start, min(start + _STRIP, rows))
 

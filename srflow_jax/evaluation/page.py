@@ -95,5 +95,6 @@ def _figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str
 def _jpeg(path: pathlib.Path) -> bytes:
   file = io.BytesIO()
   with Image.open(path) as picture:
-    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY)
+    profile = picture.info.get("icc_profile")
+    picture.convert("RGB").save(file, "JPEG", quality=_JPEG_QUALITY, icc_profile=profile)
   return file.getvalue()

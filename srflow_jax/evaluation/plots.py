@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from srflow_jax.evaluation.report import printable
+
 _SIZE = 6.0, 4.0  # inches
 _DPI = 110
 
@@ -103,7 +105,11 @@ def _draw(plot: Any, *arguments: Any) -> bytes:
   axes: Axes = figure.subplots()
   plot(axes, *arguments)
   axes.grid(alpha=0.3)
-  axes.legend(fontsize="small", framealpha=0.5)
+  # Given, labels that start with an underscore are shown too; dollar signs are no mathematics.
+  labels = [printable(line.get_label()) for line in axes.lines]
+  legend = axes.legend(axes.lines, labels, fontsize="small", framealpha=0.5)
+  for text in legend.get_texts():
+    text.set_parse_math(False)
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=_DPI)
   return file.getvalue()

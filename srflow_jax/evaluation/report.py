@@ -20,6 +20,8 @@ _COLUMNS = (
   ("LR-PSNR", "lr_psnr", "{:.2f}"),
   ("PSNR", "psnr", "{:.2f}"),
   ("SSIM", "ssim", "{:.4f}"),
+  ("PSNR-Y", "psnr_y", "{:.2f}"),
+  ("SSIM-Y", "ssim_y", "{:.4f}"),
   ("LPIPS mean", "lpips_mean", "{:.3f}"),
   ("global", "lpips_global", "{:.3f}"),
   ("local", "lpips_local", "{:.3f}"),
@@ -61,15 +63,11 @@ def values(scores: Scores) -> dict[str, float | None]:
     "time": scores.context_seconds + scores.sample_seconds,
     "context_seconds": scores.context_seconds,
     "sample_seconds": scores.sample_seconds,
-    "lr_psnr": float(np.mean(scores.lr_psnr)) if scores.lr_psnr else None,
-    "lr_psnr_best": max(scores.lr_psnr) if scores.lr_psnr else None,
-    "lr_psnr_worst": min(scores.lr_psnr) if scores.lr_psnr else None,
-    "psnr": float(np.mean(scores.psnr)) if scores.psnr else None,
-    "psnr_best": max(scores.psnr) if scores.psnr else None,
-    "psnr_worst": min(scores.psnr) if scores.psnr else None,
-    "ssim": float(np.mean(scores.ssim)) if scores.ssim else None,
-    "ssim_best": max(scores.ssim) if scores.ssim else None,
-    "ssim_worst": min(scores.ssim) if scores.ssim else None,
+    **_spread("lr_psnr", scores.lr_psnr),
+    **_spread("psnr", scores.psnr),
+    **_spread("ssim", scores.ssim),
+    **_spread("psnr_y", scores.psnr_y),
+    **_spread("ssim_y", scores.ssim_y),
     "lpips_mean": lpips.mean if lpips else None,
     "lpips_worst": max(lpips.per_sample) if lpips else None,
     "lpips_global": lpips.global_best if lpips else None,
@@ -81,7 +79,22 @@ def values(scores: Scores) -> dict[str, float | None]:
     **{f"nll_log_det_{i}": part for i, part in enumerate(scores.nll_log_dets, start=1)},
     **{f"nll_latent_{i}": part for i, part in enumerate(scores.nll_latents, start=1)},
     "round_trip_error": scores.round_trip_error,
-    "largest_inverse_scale": scores.largest_inverse_scale,
+    "largest_inverse_factor": scores.largest_inverse_factor,
+    "not_finite": sum(scores.not_finite),
+    "outside": sum(scores.outside),
+  }
+
+
+_COUNTS = ("not_finite", "outside")  # of values, in all samples; they have no average
+
+
+def _spread(name: str, per_sample: Sequence[float] | None) -> dict[str, float | None]:
+  """Mean, best and worst of what is better when it is more."""
+  measured = bool(per_sample)
+  return {
+    name: float(np.mean(per_sample)) if measured else None,
+    f"{name}_best": max(per_sample) if measured else None,
+    f"{name}_worst": min(per_sample) if measured else None,
   }
 
 
@@ -98,7 +111,7 @@ def averages(rows: Sequence[Row]) -> dict[str, float | None]:
     rows: One a image, at least one.
 
   Returns:
-    As `values`; None where a value was not measured.
+    As `values`, without the counts; None where a value was not measured.
   """
   return _means([values(row.scores) for row in rows])
 
@@ -109,6 +122,7 @@ def _means(table: Sequence[Mapping[str, float | None]]) -> dict[str, float | Non
     if any(line[name] is None for line in table)
     else float(np.mean([line[name] for line in table]))
     for name in table[0]
+    if name not in _COUNTS
   }
 
 
@@ -151,6 +165,7 @@ def table_cells(
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> str:
   """Formats `table_cells` as Markdown with aligned columns."""
+  cells = [[printable(cell).replace("|", r"\|") for cell in line] for line in cells]
   widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
   lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
   rows_of_text = (
@@ -222,11 +237,19 @@ def strict_json(content: Mapping[str, Any]) -> str:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file of the report; `InputError` if it cannot be written."""
+  """Writes a file of the report; `InputError` if it cannot be written.
+
+  Bytes of a name that are not UTF-8 are written as escapes.
+  """
   try:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
   except OSError as error:
     raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def printable(text: str) -> str:
+  """A name, which may hold any bytes, as one line that can be printed and encoded."""
+  return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 _OF_PIXELS = ("lr_psnr", "psnr", "ssim", "lpips", "diversity")
@@ -241,12 +264,15 @@ def _other(rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def _per_sample(scores: Scores) -> dict[str, tuple[float, ...]]:
+  counts = {name: getattr(scores, name) for name in _COUNTS}
   if scores.lpips is None:
-    return {}
-  return {
+    return counts
+  return counts | {
     "lr_psnr": scores.lr_psnr,
     "psnr": scores.psnr,
     "ssim": scores.ssim,
+    "psnr_y": scores.psnr_y,
+    "ssim_y": scores.ssim_y,
     "lpips": scores.lpips.per_sample,
     **({"lpips_vgg": scores.lpips_vgg} if scores.lpips_vgg else {}),
   }

@@ -13,7 +13,7 @@ import numpy as np
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import lpips_vgg
 from srflow_jax.evaluation.evaluator import Settings
-from srflow_jax.evaluation.execution import Entry, evaluate_entries
+from srflow_jax.evaluation.execution import Entry, Outcome, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
@@ -47,7 +47,7 @@ def evaluate_workdirs(
   temperatures: Sequence[float] = (),
   memory: Memory = Memory(),
   weights: Weights = Weights(),
-) -> str:
+) -> Outcome:
   """Evaluates checkpoints of training runs, and bicubic, side by side.
 
   Args:
@@ -63,7 +63,7 @@ def evaluate_workdirs(
     weights: Of which step; the latest if nothing is said.
 
   Returns:
-    What to tell the user: the table, and where the files are.
+    How it ended; its text is the table, and where the files are.
 
   Raises:
     InputError: Something given cannot be used.
@@ -108,6 +108,7 @@ def evaluate_workdirs(
       }
   about = {
     "protocol": settings.protocol(),
+    "luma_protocol": settings.luma_protocol(int(scale)),
     "scale": int(scale),
     "command": command,
     "hr_dir": hr_dir or (None if lr_dir else "scikit-image's photographs"),

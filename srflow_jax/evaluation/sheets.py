@@ -59,7 +59,9 @@ def busiest_crop(image: np.ndarray) -> tuple[int, int, int]:
   small = np.asarray(Image.fromarray(image).reduce(block))
   height, width = small.shape[:2]
   side = min(-(-PANEL // (_ZOOM * block)), height, width)
-  edges = np.hypot(*np.gradient(small.mean(-1)))
+  grey = small.mean(-1)
+  # An image of one pixel along an axis has no gradient along it.
+  edges = np.hypot(*(np.gradient(grey, axis=a) if grey.shape[a] > 1 else 0 * grey for a in (0, 1)))
   if edges.any():
     sums = uniform_filter(edges, side, mode="constant")
     # The filter's value at c covers [c - side // 2, c - side // 2 + side).

@@ -1,38 +1,22 @@
 """What can be evaluated: anything that turns an LR image into one or more SR images."""
 
-import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from srflow_jax.model.building import count_parameters
 from srflow_jax.ops.resize import bicubic_window
-from srflow_jax.sampling.planning import Task
-from srflow_jax.sampling.sampler import Density, Prepared, Sampler, Times
+from srflow_jax.sampling.budget import Request
+from srflow_jax.sampling.sampler import Density, Prepared, Sampler, Seconds
 from srflow_jax.sampling.tiles import Window
 
-# A part of a sample: the sample's number, rows and columns, and the pixels there, uint8 or floats
+# A window of a sample: the sample's number, rows and columns, and the pixels there, uint8 or floats
 # nominally in [0, 1].
-Part = tuple[int, Window, np.ndarray]
+SampleWindow = tuple[int, Window, np.ndarray]
 
 _STRIP = 256  # rows that bicubic makes at a time: its intermediate sums are wide
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """What a system is asked for, of an image.
-
-  Attributes:
-    num_samples: Samples.
-    density: Whether the density of an HR image is wanted too.
-    reserved: Bytes that the caller holds, of the budget of memory.
-  """
-
-  num_samples: int
-  density: bool
-  reserved: int
 
 
 class System(Protocol):
@@ -42,7 +26,8 @@ class System(Protocol):
     name: Its name in tables and paths.
     scale: By how much it enlarges.
     num_params: Parameters as the published tables count them, or None.
-    stochastic: Whether samples of an image differ; if not, one is drawn.
+    stochastic: Whether samples of an image differ, and images have densities; if not, one sample is
+      drawn, and "draw" is all that is requested.
   """
 
   name: str
@@ -50,22 +35,22 @@ class System(Protocol):
   num_params: int | None
   stochastic: bool
 
-  def plan(self, lr_size: tuple[int, int], work: Work) -> None:
+  def plan(self, lr_size: tuple[int, int], request: Request) -> None:
     """Compiles for a size of LR; `InputError` if it does not fit the budget."""
 
-  def check(self, lr_size: tuple[int, int], work: Work) -> None:
+  def check(self, lr_size: tuple[int, int], request: Request) -> None:
     """As `plan`, for another size than one that was planned, without compiling."""
 
-  def prepare(self, lr: np.ndarray, work: Work, times: Times) -> Any:
+  def prepare(self, lr: np.ndarray, request: Request, seconds: Seconds) -> Any:
     """Computes what all samples of an LR image, uint8 `[h, w, 3]`, share."""
 
   def draw(
-    self, prepared: Any, seed: int, num_samples: int, temperature: float, times: Times
-  ) -> Iterator[Part]:
-    """Draws the first samples of a seed, part by part; `times` gets what it took."""
+    self, prepared: Any, seed: int, num_samples: int, temperature: float, seconds: Seconds
+  ) -> Iterator[SampleWindow]:
+    """Draws the first samples of a seed, window by window; `seconds` gets what it took."""
 
-  def density(self, prepared: Any, hr: np.ndarray, round_trip: bool) -> Density | None:
-    """The density of float32 `[H, W, 3]` in [0, 1]; None without one. See `Sampler.density`."""
+  def density(self, prepared: Any, hrs: Sequence[np.ndarray]) -> list[Density]:
+    """The densities of float32 `[H, W, 3]` in [0, 1], and a round trip of the first of them."""
 
 
 class Bicubic:
@@ -79,29 +64,30 @@ class Bicubic:
     """See the class."""
     self.scale = scale
 
-  def plan(self, lr_size: tuple[int, int], work: Work) -> None:
+  def plan(self, lr_size: tuple[int, int], request: Request) -> None:
     """Nothing to do."""
 
   check = plan
 
-  def prepare(self, lr: np.ndarray, work: Work, times: Times) -> np.ndarray:
+  def prepare(self, lr: np.ndarray, request: Request, seconds: Seconds) -> np.ndarray:
     """Returns LR itself."""
     return lr
 
   def draw(
-    self, prepared: np.ndarray, seed: int, num_samples: int, temperature: float, times: Times
-  ) -> Iterator[Part]:
+    self, prepared: np.ndarray, seed: int, num_samples: int, temperature: float, seconds: Seconds
+  ) -> Iterator[SampleWindow]:
     """Yields the enlarged image, uint8."""
     height, width = (side * self.scale for side in prepared.shape[:2])
     for top in range(0, height, _STRIP):
       rows = min(_STRIP, height - top)
       begin = time.perf_counter()
       strip = bicubic_window(prepared, self.scale, top, 0, rows, width)
-      times.samples += time.perf_counter() - begin
+      seconds.samples += time.perf_counter() - begin
       yield 0, (slice(top, top + rows), slice(0, width)), strip
 
-  def density(self, prepared: np.ndarray, hr: np.ndarray, round_trip: bool) -> None:
-    """Returns None: there is no density."""
+  def density(self, prepared: np.ndarray, hrs: Sequence[np.ndarray]) -> list[Density]:
+    """There is none; it is not asked for."""
+    raise NotImplementedError("bicubic has no density")
 
 
 class Trained:
@@ -122,29 +108,24 @@ class Trained:
     self.num_params = count_parameters(params["flow"] if self.stochastic else params)
     self._sampler = sampler
 
-  def plan(self, lr_size: tuple[int, int], work: Work) -> None:
+  def plan(self, lr_size: tuple[int, int], request: Request) -> None:
     """Compiles the encoder, the drawing of samples, and what the density needs."""
-    self._sampler.planner.plan(lr_size, self.task(work))
+    self._sampler.budget.plan(lr_size, request)
 
-  def check(self, lr_size: tuple[int, int], work: Work) -> None:
-    """Goes by what the compiler said of the size that was planned."""
-    self._sampler.planner.check(lr_size, self.task(work))
+  def check(self, lr_size: tuple[int, int], request: Request) -> None:
+    """Goes by what the compiler said of the sizes that were planned."""
+    self._sampler.budget.check(lr_size, request)
 
-  def task(self, work: Work) -> Task:
-    """What the model's sampler is asked for."""
-    methods = ("draw", "density", "decode") if work.density and self.stochastic else ("draw",)
-    return Task(methods, work.num_samples, work.reserved)
-
-  def prepare(self, lr: np.ndarray, work: Work, times: Times) -> Prepared:
+  def prepare(self, lr: np.ndarray, request: Request, seconds: Seconds) -> Prepared:
     """Returns the context, on the device, if the image is one tile."""
-    return self._sampler.prepare((lr / 255).astype(np.float32), self.task(work), times)
+    return self._sampler.prepare((lr / 255).astype(np.float32), request, seconds)
 
   def draw(
-    self, prepared: Prepared, seed: int, num_samples: int, temperature: float, times: Times
-  ) -> Iterator[Part]:
+    self, prepared: Prepared, seed: int, num_samples: int, temperature: float, seconds: Seconds
+  ) -> Iterator[SampleWindow]:
     """Draws samples of the key of the seed; float32."""
-    return self._sampler.draw(prepared, seed, range(num_samples), temperature, times)
+    return self._sampler.draw(prepared, seed, range(num_samples), temperature, seconds)
 
-  def density(self, prepared: Prepared, hr: np.ndarray, round_trip: bool) -> Density | None:
-    """Returns the density of the image as the model pads it."""
-    return self._sampler.density(prepared, hr, round_trip) if self.stochastic else None
+  def density(self, prepared: Prepared, hrs: Sequence[np.ndarray]) -> list[Density]:
+    """Returns the densities of images as the model pads them."""
+    return self._sampler.density(prepared, hrs, round_trip=True)

@@ -26,6 +26,36 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tile:
+  """A window of an image, and the part of it that is taken from it.
+
+  Attributes:
+    rows: Along the vertical axis.
+    columns: Along the horizontal one.
+    sign: What a sum over the window counts as in the image's sum; see `Tiling.signed_tiles`.
+  """
+
+  rows: Span
+  columns: Span
+  sign: int = 1
+
+  @property
+  def window(self) -> Window:
+    """All of its pixels."""
+    return tuple(slice(span.start, span.stop) for span in (self.rows, self.columns))
+
+  @property
+  def kept(self) -> Window:
+    """The pixels that are taken from it."""
+    return tuple(slice(span.low, span.high) for span in (self.rows, self.columns))
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """Height and width of the window."""
+    return tuple(span.stop - span.start for span in (self.rows, self.columns))
+
+
+@dataclasses.dataclass(frozen=True)
 class Tiling:
   """Tiles of one size whose kept parts cover an image once.
 
@@ -40,26 +70,32 @@ class Tiling:
   columns: tuple[Span, ...]
 
   @property
-  def tiles(self) -> list[tuple[Span, Span]]:
-    """All tiles as (row, column)."""
-    return [(row, column) for row in self.rows for column in self.columns]
+  def tiles(self) -> list[Tile]:
+    """All tiles, row by row."""
+    return [Tile(rows, columns) for rows in self.rows for columns in self.columns]
 
-  def signed_windows(self) -> list[tuple[int, Window]]:
-    """Windows and signs that count every pixel once, and each border that is not the image's none.
+  def signed_tiles(self) -> list[Tile]:
+    """Tiles with signs such that each pixel counts once in the sum over all windows.
 
-    They are the tiles, less what neighbours share (in two dimensions: inclusion and exclusion). A
-    sum over a window's pixels that is wrong near the window's borders, as far as the overlap
-    reaches, so gives the image's sum: a tile's wrong border is that of a shared part too.
+    They are the tiles and, subtracted, what neighbours share (in two dimensions by inclusion and
+    exclusion). Inside the image, each border of a tile is also one of a shared part, with the other
+    sign. So what a sum over a window has wrong near such a border cancels, as far as it reaches no
+    further than the overlap.
     """
     axes = map(_signed, (self.rows, self.columns))
     return [
-      (sign * other, (rows, columns)) for (sign, rows), (other, columns) in itertools.product(*axes)
+      Tile(rows, columns, sign * other)
+      for (sign, rows), (other, columns) in itertools.product(*axes)
     ]
 
 
-def _signed(spans_: Sequence[Span]) -> list[tuple[int, slice]]:
-  shared = [slice(right.start, left.stop) for left, right in itertools.pairwise(spans_)]
-  return [(1, slice(span.start, span.stop)) for span in spans_] + [(-1, part) for part in shared]
+def _signed(tiles: Sequence[Span]) -> list[tuple[int, Span]]:
+  """Tiles along an axis, and what neighbours share, of which nothing is taken."""
+  shared = [
+    Span(right.start, left.stop, right.start, right.start)
+    for left, right in itertools.pairwise(tiles)
+  ]
+  return [(1, span) for span in tiles] + [(-1, span) for span in shared]
 
 
 def tile_side(size: int, count: int, overlap: int, multiple: int = 1) -> int | None:
@@ -72,13 +108,14 @@ def tile_side(size: int, count: int, overlap: int, multiple: int = 1) -> int | N
 
 
 def spans(size: int, count: int, overlap: int, multiple: int = 1) -> tuple[Span, ...]:
-  """Covers an axis: a pixel is taken from a tile where it lies at least `overlap` inside it.
+  """Covers an axis with tiles and says which pixels are taken from which.
 
   Args:
     size: Pixels of the axis, a multiple of `multiple`.
     count: How many tiles.
-    overlap: How far inside a tile pixels must lie, but at the image's own borders; a multiple too.
-    multiple: Of what all numbers of the result are multiples.
+    overlap: How many pixels from a tile's border are not taken from it, unless that border is the
+      image's own; a multiple of `multiple`.
+    multiple: All numbers of the result are multiples of it.
 
   Returns:
     Tiles of one size, each of which shares as many pixels with the next.
@@ -102,13 +139,13 @@ def cut(size: tuple[int, int], counts: tuple[int, int], overlap: int, multiple: 
 
 
 def tiling(size: tuple[int, int], max_pixels: float, overlap: int, multiple: int) -> Tiling | None:
-  """Cuts an image into tiles of at most so many pixels that compute as little twice as can be.
+  """Cuts an image into tiles of limited size so that few pixels are computed more than once.
 
   Args:
     size: Height and width, multiples of `multiple`.
     max_pixels: The most that a tile may have.
     overlap: See `spans`.
-    multiple: What tiles begin at and measure multiples of.
+    multiple: Tiles begin at multiples of it, and their sides are multiples too.
 
   Returns:
     The tiles; one alone where the image fits. None if no tile has so few pixels.
@@ -129,7 +166,7 @@ def smallest_tile(size: tuple[int, int], overlap: int, multiple: int) -> int:
 
 
 def _sides(size: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-  """By how many tiles an axis can be cut into: their number, and their pixels."""
+  """For each number of tiles that an axis can be cut into: that number, and a tile's pixels."""
   counts = range(1, max(2, size // multiple))
   sides = ((count, tile_side(size, count, overlap, multiple)) for count in counts)
   return [(count, side) for count, side in sides if side]

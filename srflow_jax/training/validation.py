@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from srflow_jax.evaluation import NotFiniteError, Settings, Trained, evaluate_image
-from srflow_jax.evaluation.evaluator import work_on
+from srflow_jax.evaluation import Settings, Trained, evaluate_image
+from srflow_jax.evaluation.evaluator import request_of
 from srflow_jax.evaluation.report import Row, averages
 from srflow_jax.model.building import abstract_params
 from srflow_jax.model.model import Model
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.sampling.planning import Plan
+from srflow_jax.sampling.budget import Plan
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 from srflow_jax.training.step import to_images
@@ -30,7 +30,7 @@ NUM_SAMPLES = 3  # of each
 
 # Of an evaluation's values, those that are worth a curve each; the nll is that of all patches.
 _CURVES = ("lr_psnr", "psnr", "ssim", "lpips_mean", "lpips_global", "lpips_local", "diversity")
-_CURVES += ("bits_per_dim", "round_trip_error", "largest_inverse_scale")
+_CURVES += ("bits_per_dim", "round_trip_error", "largest_inverse_factor")
 
 
 class Validation:
@@ -56,9 +56,9 @@ class Validation:
     self._system = Trained("validation", self._sampler)
     self._model = model
     lr, hr = self._pictures[0]
-    task = self._system.task(work_on(self._system, hr.shape[:2], self._settings, measured=True))
+    request = request_of(self._system, hr.shape[:2], self._settings, measured=True)
     # Patches are small, and no budget may stop a run here.
-    self._sampler.planner.use(lr.shape[:2], task, Plan(cut(lr.shape[:2], (1, 1), 0)))
+    self._sampler.budget.use(lr.shape[:2], request, Plan(cut(lr.shape[:2], (1, 1), 0)))
 
     @jax.jit
     def mean_loss(params: Any, batch: Batch) -> Array:
@@ -97,14 +97,11 @@ class Validation:
   def _write_pictures(self, writer: SummaryWriter, step: int) -> None:
     scored, pictures = [], []
     for lr, hr in self._pictures:
-      try:
-        samples, scores = evaluate_image(self._system, lr, hr, self._settings)
+      samples, scores = evaluate_image(self._system, lr, hr, self._settings)
+      if not any(scores.not_finite):  # a flow's first steps may be such; black tells
         scored.append(Row("", self._system.name, hr.shape[:2], scores))
-        sample = samples[0]
-      except NotFiniteError:  # a flow's first steps may be such; black tells
-        sample = np.zeros_like(hr)
       bicubic = bicubic_resize(lr, self._model.scale)
-      pictures.append(np.concatenate([bicubic, sample, hr], axis=1))
+      pictures.append(np.concatenate([bicubic, samples[0], hr], axis=1))
     protocol = self._settings.protocol() | {"num_samples": NUM_SAMPLES, "images": len(pictures)}
     writer.add_text("validation/protocol", json.dumps(protocol), step)
     writer.add_image(

@@ -1,0 +1,93 @@
+"""The folder that an evaluation writes: one evaluation's at a time, and of one evaluation alone.
+
+FOLDER/lock            held by the process that evaluates
+FOLDER/files.json      what the evaluation writes, so that the next one can remove it
+FOLDER/progress.jsonl  see `progress.py`
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from srflow_jax.errors import InputError
+from srflow_jax.runs import lock_workdir
+
+_MANIFEST = "files.json"
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+  """Makes a folder, sees that it can be written, and keeps other evaluations out of it.
+
+  Args:
+    path: The folder.
+
+  Raises:
+    InputError: It cannot be written, or another process has it.
+  """
+  probe = path / ".writable"
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+  with lock_workdir(path):
+    yield
+
+
+def check_names(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
+  """Refuses files, relative to a folder, that the file system could not hold side by side.
+
+  Raises:
+    InputError: A name is too long, or one file would have to be a folder too.
+  """
+  longest = os.pathconf(folder, "PC_NAME_MAX")
+  taken = set(files)
+  for file in files:
+    if long := [part for part in file.parts if len(os.fsencode(part)) > longest]:
+      raise InputError(f"{folder / file}: cannot be written: {long[0][:40]}... is too long a name")
+    if both := taken.intersection(file.parents):
+      raise InputError(
+        f"{folder / both.pop()} would be an image's file and a folder of {file.name}: rename one"
+      )
+
+
+def begin(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
+  """Removes what an earlier evaluation wrote and notes what this one will.
+
+  Nothing but the files that were so noted is removed, and folders that this leaves empty.
+
+  Args:
+    folder: Where the evaluations are.
+    files: What this one writes, relative to the folder.
+
+  Raises:
+    InputError: The note is damaged, or a file cannot be removed.
+  """
+  manifest = folder / _MANIFEST
+  try:
+    for file in _noted(manifest):
+      (folder / file).unlink(missing_ok=True)
+      for parent in list(file.parents)[:-1]:  # all but the folder itself
+        with contextlib.suppress(OSError):  # it holds something else, or is gone
+          (folder / parent).rmdir()
+    partial = manifest.with_suffix(".partial")
+    partial.write_text(json.dumps([os.fspath(file) for file in files], indent=0) + "\n")
+    os.replace(partial, manifest)
+  except OSError as error:
+    raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from None
+
+
+def _noted(manifest: pathlib.Path) -> list[pathlib.PurePath]:
+  if not manifest.exists():
+    return []
+  try:
+    files = [pathlib.PurePath(name) for name in json.loads(manifest.read_text())]
+  except (ValueError, TypeError):
+    raise InputError(f"{manifest}: not a list of files; remove it") from None
+  if outside := [file for file in files if file.is_absolute() or ".." in file.parts]:
+    raise InputError(f"{manifest}: {outside[0]} lies outside of the folder; remove the list")
+  return files

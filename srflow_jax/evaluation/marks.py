@@ -1,0 +1,48 @@
+"""Sentences that name the samples in which something went wrong."""
+
+from collections.abc import Sequence
+
+from srflow_jax.evaluation.evaluator import OUTSIDE
+from srflow_jax.evaluation.report import Row, printable
+
+_MAX_NAMED = 5
+
+_KINDS = {
+  "not_finite": "values that are not finite, which count as black",
+  "outside": f"values outside [{OUTSIDE[0]:g}, {OUTSIDE[1]:g}], where 1 is white",
+}
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+  """A sentence for each kind of values that no sample should have, if one has them."""
+  return [sentence for kind in _KINDS if (sentence := of_kind(kind, rows))]
+
+
+def of_kind(kind: str, rows: Sequence[Row]) -> str:
+  """Names the samples that have a kind of values.
+
+  Args:
+    kind: "not_finite" or "outside", the name of the counts in `Scores`.
+    rows: The scores.
+
+  Returns:
+    A sentence with names, the number of each sample (as in its file's name) and its share of such
+    values; empty if there are none.
+  """
+  named = [
+    printable(f"{row.system}: {row.image} sample {number:02d} ({_percent(count, row)})")
+    for row in rows
+    for number, count in enumerate(getattr(row.scores, kind))
+    if count
+  ]
+  if not named:
+    return ""
+  rest = len(named) - _MAX_NAMED
+  more = f", and {rest} more, which summary.json names" if rest > 0 else ""
+  plural = "s have" if len(named) > 1 else " has"
+  return f"{len(named)} sample{plural} {_KINDS[kind]}: {', '.join(named[:_MAX_NAMED])}{more}."
+
+
+def _percent(count: int, row: Row) -> str:
+  share = 100 * count / (3 * row.size[0] * row.size[1])
+  return f"{share:.1f} %" if share >= 0.1 else "below 0.1 %"

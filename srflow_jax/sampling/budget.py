@@ -1,0 +1,238 @@
+"""How much of an image is computed at a time so that it fits a budget of memory.
+
+What a program takes is the compiler's own figure. It grows with the window's pixels along a
+straight line, so what two compiled sizes take says how large a tile may be.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from srflow_jax.errors import InputError
+from srflow_jax.model.model import Model
+from srflow_jax.sampling.machine import default_bytes, num_processors, on_cpu, usable_bytes
+from srflow_jax.sampling.programs import Programs, Size
+from srflow_jax.sampling.tiles import Tiling, smallest_tile, tiling
+
+_GB = 10**9
+_PROCESS_BYTES = 1.0 * _GB  # of Python, JAX and compiled programs, on a CPU part of the budget
+# Bytes that a pixel of LR takes at most, over those of its context, before the compiler has said.
+_FIRST_GUESS = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What is to be computed of an image.
+
+  Attributes:
+    methods: Of `Programs`: "draw", "density", "decode". The context is always needed.
+    num_samples: How many samples "draw" is asked for.
+    reserved: Bytes of the budget that the caller's own arrays take (on a CPU).
+  """
+
+  methods: tuple[str, ...]
+  num_samples: int = 1
+  reserved: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How an image, padded to what the model needs, is computed.
+
+  Attributes:
+    tiling: Its tiles.
+    batch: How many samples are drawn at a time.
+  """
+
+  tiling: Tiling
+  batch: int = 1
+
+  @property
+  def whole(self) -> bool:
+    """Whether the image is one tile."""
+    return len(self.tiling.tiles) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+  """Bytes that a window takes beside the variables.
+
+  Attributes:
+    shared: However many samples are drawn at a time.
+    context: Of the context alone.
+    sample: Of each sample that is drawn at a time.
+  """
+
+  shared: int
+  context: int
+  sample: float
+
+  def total(self, batch: int) -> float:
+    """Bytes with so many samples at a time."""
+    return max(self.shared, self.context + batch * self.sample)
+
+  def max_batch(self, free: float) -> int:
+    """How many samples at a time take so many bytes, at least one."""
+    return max(1, int((free - self.context) / max(self.sample, 1)))
+
+
+def footprint(
+  programs: Programs, size: Size, methods: tuple[str, ...], batch: int = 1
+) -> Footprint:
+  """What the context and then the methods, one at a time, take; they are compiled."""
+  context = num_bytes(programs.context(size))
+  others = [programs.num_bytes(m, size) for m in ("condition", *methods) if m != "draw"]
+  together = samples_of_program(batch)
+  draw = programs.num_bytes("draw", size, together) / together if "draw" in methods else 0
+  # A tile's context is made while the last one's is still there.
+  return Footprint(context + max(others), context, draw)
+
+
+class Budget:
+  """Plans for images of any size within a budget of memory.
+
+  Attributes:
+    num_bytes: The budget.
+    overlap: In LR pixels, a multiple of the model's `lr_multiple`.
+  """
+
+  def __init__(
+    self,
+    model: Model,
+    programs: Programs,
+    fixed_bytes: int,
+    max_memory_gb: float,
+    overlap: int | None,
+    max_batch: int | None,
+  ) -> None:
+    """Takes what `sampling.Sampler` is given, and the bytes of the variables."""
+    if not 0 <= max_memory_gb < math.inf:
+      raise InputError(f"max_memory_gb is {max_memory_gb}: it must be 0 or more, and finite")
+    if max_memory_gb * _GB > (usable := usable_bytes()):
+      raise InputError(
+        f"max_memory_gb is {max_memory_gb:g}: there are {usable / _GB:.2f} GB that can be used"
+      )
+    if overlap is None:
+      overlap = model.tile_overlap
+    if overlap < 0:
+      raise InputError(f"tile_overlap is {overlap}: it must be at least 0")
+    self.num_bytes = max_memory_gb * _GB or default_bytes()
+    self._multiple = model.lr_multiple
+    self.overlap = -(-overlap // self._multiple) * self._multiple
+    self._programs = programs
+    self._fixed = fixed_bytes
+    self._max_batch = max_batch or (num_processors() if on_cpu() else math.inf)
+    self._plans: dict[tuple[Size, Request], Plan] = {}
+    # By methods: pixels of windows that were compiled, and the bytes that each took.
+    self._measured: dict[tuple[str, ...], dict[int, float]] = {}
+
+  def plan(self, lr_size: Size, request: Request) -> Plan:
+    """Plans and compiles for LR images of a size.
+
+    Raises:
+      InputError: Not even the smallest tile fits the budget.
+    """
+    size = self._padded(lr_size)
+    if (size, request) not in self._plans:
+      self._plans[size, request] = self._make(size, request)
+    return self._plans[size, request]
+
+  def use(self, lr_size: Size, request: Request, plan: Plan) -> None:
+    """Plans LR images of a size (as padded) in this way, whatever the budget."""
+    self._plans[lr_size, request] = plan
+
+  def check(self, lr_size: Size, request: Request) -> None:
+    """Refuses a size that does not fit, going by what others took: compiles nothing.
+
+    Args:
+      lr_size: Height and width.
+      request: Whose methods were planned for an image as large.
+
+    Raises:
+      InputError: Not even the smallest tile fits the budget.
+    """
+    size = self._padded(lr_size)
+    taken = self._expected(request.methods, smallest_tile(size, self.overlap, self._multiple))
+    if taken > self._free(request):
+      raise self._too_large(size, request, taken)
+
+  def _padded(self, lr_size: Size) -> Size:
+    return tuple(-(-side // self._multiple) * self._multiple for side in lr_size)
+
+  def _make(self, size: Size, request: Request) -> Plan:
+    free = self._free(request)
+    smallest = smallest_tile(size, self.overlap, self._multiple)
+    if free <= 0:
+      raise self._too_large(size, request, self._expected(request.methods, smallest))
+    batch = int(min(request.num_samples, self._max_batch))
+    cut = self._cut(size, self._max_pixels(request.methods, free))
+    while True:
+      taken = footprint(self._programs, cut.size, request.methods, batch)
+      pixels = math.prod(cut.size)
+      self._measured.setdefault(request.methods, {})[pixels] = taken.total(1)
+      if taken.total(batch) <= free:
+        return Plan(cut, batch)
+      if batch > 1:  # as many batches as must be, of equal sizes
+        num_batches = math.ceil(request.num_samples / min(batch - 1, taken.max_batch(free)))
+        batch = math.ceil(request.num_samples / num_batches)
+      elif pixels <= smallest:
+        raise self._too_large(size, request, taken.total(1))
+      else:
+        # The line now goes through what was just compiled. Each time the tile gets a tenth smaller
+        # at least, so this ends even where the bytes do not grow along a line.
+        cut = self._cut(size, min(self._max_pixels(request.methods, free), 0.9 * pixels))
+
+  def _line(self, methods: tuple[str, ...]) -> tuple[float, float]:
+    """Bytes that a window takes without pixels, and that each of its pixels of LR takes.
+
+    The line goes through the smallest and the largest window that was compiled; through zero if
+    there is but one. If there is none, it is the guess by the context's bytes.
+    """
+    measured = sorted(self._measured.get(methods, {}).items())
+    if not measured:
+      probe = (self._multiple, self._multiple)
+      return 0.0, _FIRST_GUESS * num_bytes(self._programs.context(probe)) / math.prod(probe)
+    smaller, of_smaller = measured[0] if len(measured) > 1 else (0, 0.0)
+    larger, of_larger = measured[-1]
+    each = max(of_larger - of_smaller, 0) / (larger - smaller)
+    return of_smaller - smaller * each, each
+
+  def _expected(self, methods: tuple[str, ...], pixels: int) -> float:
+    shared, each = self._line(methods)
+    return shared + pixels * each
+
+  def _max_pixels(self, methods: tuple[str, ...], free: float) -> float:
+    shared, each = self._line(methods)
+    return (free - shared) / each if each else math.inf
+
+  def _cut(self, size: Size, max_pixels: float) -> Tiling:
+    """Tiles of at most so many pixels; the smallest, where no tile has so few."""
+    smallest = smallest_tile(size, self.overlap, self._multiple)
+    return tiling(size, max(max_pixels, smallest), self.overlap, self._multiple)
+
+  def _free(self, request: Request) -> float:
+    process = _PROCESS_BYTES + request.reserved if on_cpu() else 0
+    return self.num_bytes - self._fixed - process
+
+  def _too_large(self, size: Size, request: Request, taken: float) -> InputError:
+    needed = self.num_bytes - self._free(request) + taken
+    return InputError(
+      f"an image of {size[1]}x{size[0]} LR pixels does not fit {self.num_bytes / _GB:.2f} GB of "
+      f"memory: tiles with an overlap of {self.overlap} need {needed / _GB:.2f} GB"
+    )
+
+
+def num_bytes(tree: Any) -> int:
+  """Bytes of a tree of arrays, or of their shapes and types."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def samples_of_program(batch: int) -> int:
+  """Of so many samples at a time, how many one program draws.
+
+  On an accelerator all, which fills it. On a CPU one: each has a thread then, since a convolution
+  of few channels keeps only one core busy, however many images it is of.
+  """
+  return 1 if on_cpu() else batch

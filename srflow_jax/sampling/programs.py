@@ -1,0 +1,147 @@
+"""A model's methods, compiled for windows of one size of LR.
+
+XLA compiles for fixed shapes, so each size needs programs of its own. The most recently used ones
+are kept; how many bytes a program takes is remembered of all.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srflow_jax.errors import InputError
+from srflow_jax.model.features import Given
+from srflow_jax.model.model import Model
+
+Size = tuple[int, int]  # height and width in LR pixels
+
+# An image takes up to four programs, and the parts that its tiles share up to three of each.
+MAX_PROGRAMS = 16
+
+
+def largest_inverse_factor(sown: Any) -> float:
+  """The largest factor by which a layer's inverse enlarges an error; NaN if no layer says."""
+  factors = [float(leaf.max()) for leaf in jax.tree.leaves(sown)]
+  return float(np.max(factors)) if factors else math.nan
+
+
+class Programs:
+  """A model's methods, each compiled for sizes of LR and, if it is "draw", numbers of samples.
+
+  "condition": (lr) → context; "draw": (key, context, temperature, first, origin) → samples
+  `[batch, H, W, 3]`; "density": (context, hr) → `DensityParts` and what layers say of their
+  inverses; "decode": (context, latents) → image `[1, H, W, 3]`.
+  """
+
+  def __init__(self, model: Model, variables: Any, max_programs: int = MAX_PROGRAMS) -> None:
+    """Takes the model, its variables or their shapes, and how many programs are kept."""
+    self._model = model
+    self._variables = variables
+    self._program = functools.lru_cache(max_programs)(self._compile)
+    self._num_bytes: dict[tuple[str, Size, int], int] = {}
+    self.context = functools.lru_cache(self._context)  # shapes and types of a size's context
+    self.latents = functools.lru_cache(self._latents)  # of its latents
+
+  def run(self, variables: Any, method: str, size: Size, *arguments: Any, batch: int = 1) -> Any:
+    """Runs a method, compiling it if need be, and waits for what it gives.
+
+    Args:
+      variables: Of the shapes that the programs were made for.
+      method: "condition", "draw", "density" or "decode".
+      size: Of the window of LR.
+      *arguments: The method's own; see the class.
+      batch: How many samples "draw" draws.
+
+    Raises:
+      InputError: The device has too little memory.
+    """
+    with out_of_memory_named():
+      return jax.block_until_ready(self._program(method, size, batch)(variables, *arguments))
+
+  def compile(self, method: str, size: Size, batch: int = 1) -> None:
+    """Compiles a method if it is not there, so that `run` does not: for who takes the time."""
+    with out_of_memory_named():
+      self._program(method, size, batch)
+
+  def num_bytes(self, method: str, size: Size, batch: int = 1) -> int:
+    """Bytes that a method's temporaries and outputs take, by the compiler: it is compiled."""
+    key = method, size, batch
+    if key not in self._num_bytes:
+      self.compile(*key)
+    return self._num_bytes[key]
+
+  def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
+    """A method traced for a size and, if it is "draw", a number of samples: to be compiled."""
+    function, arguments = getattr(self, f"_{method}")(size, batch)
+    return jax.jit(function).trace(self._variables, *arguments)
+
+  def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
+    program = self.trace(method, size, batch).lower().compile()
+    analysis = program.memory_analysis()
+    taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    self._num_bytes[method, size, batch] = taken
+    return program
+
+  def _condition(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def condition(variables: Any, lr: jax.Array) -> Any:
+      return self._model.apply(variables, Given(lr), method="condition")
+
+    return condition, (_floats((1, *size, 3)),)
+
+  def _draw(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def draw(
+      variables: Any, key: jax.Array, context: Any, temperature: Any, first: Any, origin: Any
+    ) -> jax.Array:
+      arguments = key, context, temperature, batch, first, origin
+      return self._model.apply(variables, *arguments, method="sample_from_context")[:, 0]
+
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return draw, (key, self.context(size), _floats(()), number, (number, number))
+
+  def _density(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def density(variables: Any, context: Any, hr: jax.Array) -> Any:
+      return self._model.apply(
+        variables, hr, context, method="density_parts", mutable=["inverse_factor"]
+      )
+
+    scale = self._model.scale
+    return density, (self.context(size), _floats((1, size[0] * scale, size[1] * scale, 3)))
+
+  def _decode(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def decode(variables: Any, context: Any, latents: Any) -> jax.Array:
+      return self._model.apply(variables, latents, context, method="inverse_and_log_det")[0]
+
+    return decode, (self.context(size), self.latents(size))
+
+  def _latents(self, size: Size) -> Any:
+    draw = functools.partial(self._model.apply, method="latents_at")
+    return jax.eval_shape(draw, self._variables, jax.random.key(0), self.context(size), 1.0)
+
+  def _context(self, size: Size) -> Any:
+    condition, arguments = self._condition(size, 1)
+    return jax.eval_shape(condition, self._variables, *arguments)
+
+
+@contextlib.contextmanager
+def out_of_memory_named() -> Iterator[None]:
+  """Makes an `InputError` of an allocation that failed."""
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    reason = str(error).partition("\n")[0] or "no memory is left"
+    raise InputError(
+      f"out of memory ({reason}): a smaller --max_memory_gb (in Python max_memory_gb) cuts images "
+      "into smaller tiles"
+    ) from error
+
+
+def _floats(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
