@@ -2,8 +2,8 @@
 
 import os
 import pathlib
-from typing import Any
 
+from srflow_jax.config import Data
 from srflow_jax.data.archives import hr_images, lr_images
 from srflow_jax.data.folders import FolderSource, match_names, photographs
 from srflow_jax.data.pairs import PairSource, lr_patch_size
@@ -11,7 +11,7 @@ from srflow_jax.data.records import INCOMPLETE, INFO_FILE, RecordSource, find_tf
 from srflow_jax.errors import InputError
 
 
-def open_source(data_config: Any, scale: int, split: str) -> PairSource:
+def open_source(data_config: Data, scale: int, split: str) -> PairSource:
   """The training or validation images, checked.
 
   `train_dir` and `val_dir` name one of

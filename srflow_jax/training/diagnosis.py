@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srflow_jax.config import Config
 from srflow_jax.model.model import Model
 from srflow_jax.training.optimizer import global_norm
 from srflow_jax.training.step import split_images, to_training_images
@@ -118,7 +119,7 @@ def _with_gradients(places: Places, gradients: Params) -> Places:
   )
 
 
-def make_diagnosis(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Places]:
+def make_diagnosis(model: Model, config: Config, parts: tuple[str, ...]) -> Callable[..., Places]:
   """`diagnosis(params, key, batch, step) -> Places`, compiled when it is first called.
 
   It computes loss and gradients as `train_step` does, in as many splits, from the parameters, the

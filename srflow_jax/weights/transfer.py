@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from srflow_jax import checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import count_parameters
 from srflow_jax.model.model import SRFlow
 from srflow_jax.runs import write_config
-from srflow_jax.training import checkpoint
-from srflow_jax.training.step import create_state
 from srflow_jax.weights import files, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 from srflow_jax.weights.published import to_state_dict
@@ -88,7 +87,7 @@ def export_weights(workdir: str, file: str) -> str:
     raise InputError(f"{path}: must end in .safetensors")
   if not path.parent.is_dir():
     raise InputError(f"{path}: no such folder: {path.parent}")
-  run = checkpoint.load_run(workdir)
+  run = checkpoints.load_run(workdir)
   # An RRDB alone gets names that its skip was published with.
   skip = run.model.encoder_spec.global_skip
   alone = rrdb_names.BASICSR if skip == "first_conv" else rrdb_names.ESRGAN
@@ -115,11 +114,8 @@ def _write_run(
     partial.chmod(0o755)
     write_config(partial, config)
     (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
-    state = create_state(
-      config.optim, jax.tree.map(jnp.asarray, dict(params)), jax.random.key(config.seed)
-    )
-    with checkpoint.checkpoint_manager(partial, keep=1) as manager:
-      checkpoint.save(manager, state)
+    with checkpoints.writer(partial, keep=1) as writer:
+      writer.save(0, {"params": jax.tree.map(jnp.asarray, dict(params))})
     os.replace(partial, folder)
   except OSError as error:
     raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
