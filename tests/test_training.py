@@ -14,9 +14,9 @@ import pytest
 
 import golden_weights
 import runs
+from srflow_jax import checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
-from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.training.step import create_state, make_train_step
@@ -138,7 +138,7 @@ def run(tmp_path_factory):
 
 def test_a_run_leaves_what_evaluation_needs(run):
   config, workdir, state = run
-  loaded = checkpoint.load_run(workdir)
+  loaded = checkpoints.load_run(workdir)
   assert loaded.step == 4
   assert loaded.config.to_dict() == json.loads(json.dumps(config.to_dict()))
   assert_equal(copied(loaded.params), state.params)
@@ -206,18 +206,18 @@ def test_another_configuration_may_be_allowed(run, tmp_path, capsys):
 def test_bad_workdirs_are_refused(run, tmp_path):
   _, workdir, _ = run
   with pytest.raises(InputError, match="no such workdir"):
-    checkpoint.load_run(tmp_path / "none")
+    checkpoints.load_run(tmp_path / "none")
   with pytest.raises(InputError, match="holds no config"):
-    checkpoint.load_run(tmp_path)
+    checkpoints.load_run(tmp_path)
   config = json.loads((workdir / "config.json").read_text())
   (tmp_path / "config.json").write_text(json.dumps(config))
   with pytest.raises(InputError, match="no checkpoint in"):
-    checkpoint.load_run(tmp_path)
+    checkpoints.load_run(tmp_path)
   (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
   config["model"]["conditioner"]["width"] = 5
   (tmp_path / "config.json").write_text(json.dumps(config))
   with pytest.raises(InputError, match="does not fit the configuration"):
-    checkpoint.load_run(tmp_path)
+    checkpoints.load_run(tmp_path)
 
 
 def command(*args: str) -> subprocess.CompletedProcess:

@@ -245,8 +245,8 @@ def _memory_named() -> Iterator[None]:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     raise InputError(
-      "the devices' memory does not suffice for a step: a larger config.optim.accumulation_steps or "
-      "a smaller config.data.batch_size needs less, and so does --config.compute.remat=True"
+      "the devices' memory does not suffice for a step: a larger config.optim.accumulation_steps "
+      "or a smaller config.data.batch_size needs less, and so does --config.compute.remat=True"
     ) from error
 
 

@@ -89,7 +89,7 @@ def learning_rate_schedule(optim: Optim, num_train_steps: int) -> optax.Schedule
 
 
 def transformation(optim: Optim, learning_rate: Array | float) -> optax.GradientTransformation:
-  """What makes a step of gradients: Optax's optimiser, then decoupled weight decay.
+  """Optax's optimiser, for one part of the parameters.
 
   It is made anew in every step, since the rate is one of the step's numbers; what it keeps between
   steps does not depend on it.
@@ -102,10 +102,7 @@ def transformation(optim: Optim, learning_rate: Array | float) -> optax.Gradient
   kind = arguments.pop("kind")
   if kind == "adam":
     arguments = {"b1": optim.b1, "b2": optim.b2, "eps": optim.eps} | arguments
-  transforms = [getattr(optax, kind)(learning_rate, **arguments)]
-  if optim.weight_decay:
-    transforms.append(optax.add_decayed_weights(-learning_rate * optim.weight_decay, mask=decays))
-  return optax.chain(*transforms)
+  return getattr(optax, kind)(learning_rate, **arguments)
 
 
 def decays(params: Params) -> Params:
@@ -146,16 +143,24 @@ def update(
     Parameters and optimiser states after.
   """
   if optim.clip_norm:
-    clip = optax.clip_by_global_norm(optim.clip_norm)
-    gradients, _ = clip.update(gradients, clip.init(params))
+    gradients = _stateless(optax.clip_by_global_norm(optim.clip_norm), gradients, params)
   new_params, new_opt_state = {}, {}
   for part, tree in params.items():
     rate = learning_rate * (optim.encoder_rate_factor if part == "encoder" else 1.0)
     updates, new_opt_state[part] = transformation(optim, rate).update(
       gradients[part], opt_state[part], tree
     )
+    if optim.weight_decay:
+      updates = _stateless(
+        optax.add_decayed_weights(-rate * optim.weight_decay, mask=decays), updates, tree
+      )
     new_params[part] = optax.apply_updates(tree, updates)
   return new_params, new_opt_state
+
+
+def _stateless(transform: optax.GradientTransformation, updates: Params, params: Params) -> Params:
+  """Applies a transformation that keeps nothing between steps."""
+  return transform.update(updates, transform.init(params), params)[0]
 
 
 def moving_average(optim: Optim, ema: Params, params: Params, applied: Array) -> Params:
