@@ -125,7 +125,7 @@ class Writer:
 
   def __init__(self, workdir: pathlib.Path, keep: int, keep_best: int) -> None:
     self._workdir = workdir
-    self._losses = {step: contents(workdir, step).validation_loss for step in saved_steps(workdir)}
+    self._losses = {step: _validation_loss(workdir, step) for step in saved_steps(workdir)}
     self._saving: int | None = None  # the step that is not yet noted as saved
     handlers = {name: ocp.StandardCheckpointHandler() for name in _TREES}
     handlers[_CONTENTS] = ocp.JsonCheckpointHandler(_CONTENTS_FILE)
@@ -270,29 +270,49 @@ def set_aside(workdir: pathlib.Path, steps: Sequence[int]) -> None:
 
 
 def contents(workdir: pathlib.Path, step: int) -> Contents:
-  """What a checkpoint says of itself; of a damaged one, that it has no validation loss."""
-  try:
-    return _contents(workdir, step)
-  except InputError:
-    return Contents(None, math.nan)
+  """What a checkpoint says of itself.
 
-
-def _contents(workdir: pathlib.Path, step: int) -> Contents:
+  Raises:
+    DamagedError: it is not what was written.
+  """
   folder = _folder(workdir) / str(step)
   metrics = folder / "metrics" / "metrics"
-  if (folder / _CONTENTS).exists() or not metrics.exists():
-    about = read_json(folder / _CONTENTS / _CONTENTS_FILE)
-    if not isinstance(about, dict) or set(about) != {"step", "validation_loss", "sha256"}:
-      raise InputError(f"{_CONTENTS_FILE} is not what was written")
-    if about["step"] != step:
-      raise InputError(f"it is of step {about['step']}")
-    digests, loss = about["sha256"], about["validation_loss"]
-    if not isinstance(digests, dict):
-      raise InputError(f"{_CONTENTS_FILE} has no digests")
-  else:
-    about, digests = read_json(metrics), None
-    loss = about.get("validation_loss") if isinstance(about, dict) else None
-  return Contents(digests, float(loss) if isinstance(loss, int | float) else math.nan)
+  try:
+    if (folder / _CONTENTS).exists() or not metrics.exists():
+      return _contents(folder / _CONTENTS / _CONTENTS_FILE, step)
+    about = read_json(metrics)
+    if not isinstance(about, dict) or not isinstance(about.get("validation_loss"), int | float):
+      raise InputError(f"{metrics} has no validation loss")
+    return Contents(None, float(about["validation_loss"]))
+  except InputError as error:
+    raise _damaged(workdir, step, error) from error
+
+
+def _contents(path: pathlib.Path, step: int) -> Contents:
+  about = read_json(path)
+  if not isinstance(about, dict) or set(about) != {"step", "validation_loss", "sha256"}:
+    raise InputError(f"{path} is not what was written")
+  if about["step"] != step:
+    raise InputError(f"it is of step {about['step']}")
+  digests, loss = about["sha256"], about["validation_loss"]
+  if not isinstance(digests, dict) or not isinstance(loss, int | float | None):
+    raise InputError(f"{path} has no digests or no validation loss")
+  return Contents(digests, math.nan if loss is None else float(loss))
+
+
+def _damaged(workdir: pathlib.Path, step: int, error: Exception) -> DamagedError:
+  reason = " ".join(str(error).split()) or type(error).__name__
+  reason = reason.replace(f"{_folder(workdir) / str(step)}/", "")
+  reason = reason if len(reason) <= 160 else f"{reason[:157]}..."
+  return DamagedError(f"checkpoint {step} in {workdir} is damaged ({reason})")
+
+
+def _validation_loss(workdir: pathlib.Path, step: int) -> float:
+  """That of a checkpoint; of a damaged one none is known."""
+  try:
+    return contents(workdir, step).validation_loss
+  except DamagedError:
+    return math.nan
 
 
 def load_trees(
@@ -320,7 +340,7 @@ def load_trees(
     if path.exists() and not os.access(path, os.R_OK):
       raise InputError(f"{path}: cannot be read: Permission denied")
   try:
-    about = _contents(workdir, step)
+    about = contents(workdir, step)
     there = about.sha256 or {name for name in _TREES if (folder / name).is_dir()}
     trees = {}
     for name in like:
@@ -331,12 +351,11 @@ def load_trees(
         raise InputError(f"{name} is not what was saved: its SHA-256 differs")
   except _UnfitError as error:
     raise InputError(f"{folder} does not fit the configuration: {error}") from error
+  except DamagedError:
+    raise
   except Exception as error:
     # Whatever Orbax or TensorStore raise: they are many kinds, and it is their files' damage.
-    reason = " ".join(str(error).split()) or type(error).__name__
-    reason = reason.removeprefix(f"{folder}/")
-    reason = reason if len(reason) <= 160 else f"{reason[:157]}..."
-    raise DamagedError(f"checkpoint {step} in {workdir} is damaged ({reason})") from error
+    raise _damaged(workdir, step, error) from error
   return {name: jax.tree.map(_as_type, tree, like[name]) for name, tree in trees.items()}
 
 
@@ -439,7 +458,7 @@ def _chosen_step(workdir: pathlib.Path, step: int | Literal["best"] | None) -> i
   if step is None:
     return steps[-1]
   if step == "best":
-    losses = {s: contents(workdir, s).validation_loss for s in steps}
+    losses = {s: _validation_loss(workdir, s) for s in steps}
     validated = [s for s in steps if math.isfinite(losses[s])]
     if not validated:
       raise InputError(f"no checkpoint in {_folder(workdir)} has a validation loss")

@@ -287,8 +287,11 @@ def test_damage_to_an_older_checkpoint_stops_nothing(name, two_checkpoints, tmp_
   workdir = tmp_path / "W"
   shutil.copytree(two_checkpoints, workdir)
   DAMAGE[name][0](workdir / "checkpoints" / "8")
+  wanted = like(state_of(12, size=1000))
+  state, _, damaged = checkpoint.restore_latest(workdir, wanted, fresh)
+  assert int(state.step) == 12 and damaged == ([8] if name in ("contents emptied", "empty") else [])
+  checkpoints.set_aside(workdir, damaged)
   with checkpoints.writer(workdir, keep=2) as writer:
-    assert int(restored(workdir, like(state_of(12, size=1000))).step) == 12
     checkpoint.save(writer, state_of(13, size=1000))
   assert runs.saved_steps(workdir) == [12, 13]
 
@@ -356,10 +359,14 @@ def test_checkpoints_of_earlier_versions_are_read(tmp_path):
     checkpoint.save(writer, state_of(5), 0.75)
   assert runs.saved_steps(tmp_path) == [3, 5]
   metrics = tmp_path / "checkpoints" / "3" / "metrics" / "metrics"
-  for text in ("", "[1]", '{"validation_loss": "x"}'):
+  good = metrics.read_text()
+  for text in ("", "[1]", '{"validation_loss": "x"}', good[:-2]):
     metrics.write_text(text)
-    with checkpoints.writer(tmp_path, keep=2) as writer:
-      assert int(restored(tmp_path, like(state_of(3))).step) == 5
+    state, errors, damaged = checkpoint.restore_latest(tmp_path, like(state_of(3)), fresh)
+    assert int(state.step) == 5 and damaged == [3] and "3 in" in str(errors[0])
+  checkpoints.set_aside(tmp_path, damaged)
+  with checkpoints.writer(tmp_path, keep=2) as writer:
+    checkpoint.save(writer, state_of(6))
 
 
 def test_parameters_alone_begin_a_run(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srflow_jax.checkpoints import DamagedError, Writer, load_trees, saved_steps
+from srflow_jax.checkpoints import DamagedError, Writer, contents, load_trees, saved_steps
 from srflow_jax.errors import InputError
 from srflow_jax.runs import last_saved
 from srflow_jax.training.step import TrainState
@@ -79,19 +79,24 @@ def restore_latest(
     fresh: as `restore` takes it.
 
   Returns:
-    The state, None if the run has no checkpoint yet; what is wrong with those after it; and their
+    The state, None if the run has no checkpoint yet; what is wrong with damaged ones; and their
     steps.
 
   Raises:
     InputError: it does not fit `like`, all are damaged, or all have vanished.
   """
-  errors, damaged = [], []
+  state, errors, damaged = None, [], []
   for step in reversed(saved_steps(workdir)):
     try:
-      return restore(workdir, step, like, fresh), errors, damaged
+      if state is None:
+        state = restore(workdir, step, like, fresh)
+      else:  # of older ones it is enough that none stops the checkpoint library
+        contents(workdir, step)
     except DamagedError as error:
       errors.append(error)
       damaged.append(step)
+  if state is not None:
+    return state, errors, damaged
   if errors:
     raise InputError(f"{errors[0]}, and there is no other that is whole: nothing to go on from")
   if (step := last_saved(workdir)) is not None:

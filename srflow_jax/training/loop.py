@@ -94,7 +94,7 @@ def train(
     mesh = devices.data_mesh()
 
     def latest_or_initial() -> tuple[TrainState, list[int]]:
-      """The state to go on from, on the devices, and the damaged checkpoints after it."""
+      """The state to go on from, on the devices, and the damaged checkpoints."""
       new_state = functools.partial(create_state, config.optim, key=jax.random.key(config.seed))
       like = jax.eval_shape(new_state, abstract_params(model))
       with distributed.agreement():
