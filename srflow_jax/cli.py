@@ -6,6 +6,7 @@ same command continues, ends with status 75; other commands that Ctrl-C stopped,
 Nothing of JAX is imported before flags are read and signals are answered.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from absl import flags, logging
@@ -23,10 +24,6 @@ from srflow_jax.errors import InputError, Interrupted
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
 CTRL_C = 130  # what shells make of SIGINT
-
-
-def _print_error(message: str) -> None:
-  print(f"error: {message}", file=sys.stderr)
 
 
 def _config_path(argv: list[str]) -> str | None:
@@ -91,11 +88,6 @@ def _reason(error: BaseException) -> str:
   )
 
 
-def _help(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> str:
-  text = sys.modules[main.__module__].__doc__ or ""
-  return f"{text}\nflags:\n{flag_values.get_help()}"
-
-
 def _cache_compilations() -> None:
   """Keeps compiled programs between runs, unless JAX's own setting names a place for them."""
   import jax
@@ -151,37 +143,59 @@ def run(
       one process call several commands.
     resumes: whether SIGTERM and SIGINT end the command with status 75 until it handles them.
   """
-  if resumes:
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, _stop_at_start)
-  logging.set_verbosity(logging.FATAL)  # what libraries log as errors they also raise
-  threading.excepthook = lambda _: None  # and so do their threads
-  try:
-    if {"--help", "-h", "--helpfull"} & set(sys.argv):
-      print(_help(main, flag_values))
-      return
-    argv = _parse(sys.argv, flag_values)
-    _cache_compilations()
-    main(argv)
-  except Interrupted as stopped:
-    import jax
+  with _answered(resumes):
+    try:
+      _run(main, flag_values)
+    except Interrupted as stopped:
+      import jax
 
-    if jax.process_index() == 0:
-      print(stopped, file=sys.stderr)
-    sys.exit(INTERRUPTED)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
-    _exit_now(CTRL_C)
-  except InputError as error:
-    _print_error(str(error))
-    _exit(USAGE_ERROR)
-  except Exception as error:
-    if "RESOURCE_EXHAUSTED" in str(error):
-      _print_error(
-        "the memory does not suffice: a smaller --max_memory_gb cuts images into smaller tiles"
-      )
+      if jax.process_index() == 0:
+        print(stopped, file=sys.stderr)
+      sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+      print("interrupted", file=sys.stderr)
+      _exit_now(CTRL_C)
+    except InputError as error:
+      print(f"error: {error}", file=sys.stderr)
       _exit(USAGE_ERROR)
-    if not _is_distributed():
-      raise
-    traceback.print_exc()
-    _exit(1)
+    except Exception as error:
+      if "RESOURCE_EXHAUSTED" in str(error):
+        print(
+          "error: the memory does not suffice: with a smaller --max_memory_gb, images are cut into "
+          "smaller tiles",
+          file=sys.stderr,
+        )
+        _exit(USAGE_ERROR)
+      if not _is_distributed():
+        raise
+      traceback.print_exc()
+      _exit(1)
+
+
+def _run(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> None:
+  if {"--help", "-h", "--helpfull"} & set(sys.argv):
+    print(f"{sys.modules[main.__module__].__doc__ or ''}\nflags:\n{flag_values.get_help()}")
+    return
+  argv = _parse(sys.argv, flag_values)
+  _cache_compilations()
+  main(argv)
+
+
+@contextlib.contextmanager
+def _answered(resumes: bool) -> Iterator[None]:
+  """Answers signals, and leaves what libraries log or threads fail with unsaid.
+
+  They raise it in the main thread as well, and there it is said once.
+  """
+  numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
+  handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
+  verbosity, hook = logging.get_verbosity(), threading.excepthook
+  logging.set_verbosity(logging.FATAL)
+  threading.excepthook = lambda _: None
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
+    threading.excepthook = hook
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
