@@ -58,7 +58,7 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
         for frame in traceback.extract_tb(cause.__traceback__)
         if config and frame.filename.endswith(config)
       ]
-      if isinstance(cause, SyntaxError) and cause.lineno:
+      if isinstance(cause, SyntaxError) and config and str(cause.filename).endswith(config):
         lines.append(cause.lineno)
       if lines:
         raise InputError(f"{config}, line {lines[-1]}: {_reason(cause)}") from error

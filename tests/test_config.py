@@ -75,7 +75,7 @@ CASES = [
   ("optim.learning_rate", float("inf"), "config.optim.learning_rate is inf"),
   ("optim.learning_rate", -1.0, "config.optim.learning_rate is -1.0"),
   ("optim.learning_rate", 0, "config.optim.learning_rate is 0"),
-  ("optim.learning_rate", 10**400, "config.optim.learning_rate is 1000"),
+  ("optim.learning_rate", 10**400, "config.optim.learning_rate is inf"),
   ("optim.b1", 1.0, "config.optim.b1 is 1.0"),
   ("optim.b2", float("nan"), "config.optim.b2 is nan"),
   ("optim.eps", 0.0, "config.optim.eps is 0.0"),
@@ -87,7 +87,7 @@ CASES = [
   ("optim.warmup_steps", -1, "config.optim.warmup_steps is -1"),
   ("optim.decay_at", [-1], "config.optim.decay_at is (-1.0,)"),
   ("optim.decay_at", [0.5, float("nan")], "config.optim.decay_at[1] is nan"),
-  ("optim.decay_at", [10**400], "config.optim.decay_at[0] is 1000"),
+  ("optim.decay_at", [10**400], "config.optim.decay_at[0] is inf"),
   ("optim.decay_at", 0.5, "config.optim.decay_at is 0.5: it must be a list"),
   ("optim.decay_at", ["x"], "config.optim.decay_at[0] is 'x'"),
   ("optim.decay_factor", -1.0, "config.optim.decay_factor is -1.0"),
@@ -235,7 +235,7 @@ CONFIG_FILES = {
   "not filled": (
     HEAD + "  config.unlock()\n  from ml_collections import config_dict\n"
     "  config.seed = config_dict.placeholder(int, required=True)\n  return config\n",
-    "seed",
+    "required",
   ),
 }
 

@@ -226,36 +226,12 @@ def command(*args: str) -> subprocess.CompletedProcess:
   )
 
 
-@pytest.mark.parametrize(
-  "flags, named",
-  [
-    (["--config=configs/none.py"], "configs/none.py"),
-    (["--config=configs/tiny.py", "--config.modle.scale=4"], "modle"),
-    (["--config=configs/tiny.py", "--config.model.stages[0].stepz=4"], "stepz"),
-    (["--config=configs/tiny.py", "--config.data.batch_size=many"], "batch_size"),
-    (["--config=configs/tiny.py", "--config.data.train_dir=/nowhere"], "/nowhere"),
-    (["--config=configs/tiny.py", "--workdirr=x"], "workdirr"),
-    ([], "config"),
-  ],
-)
-def test_the_command_line_reports_mistakes_in_one_line(flags, named, tmp_path):
-  result = command("train.py", f"--workdir={tmp_path / 'w'}", *flags)
+def test_the_command_line_reports_mistakes_in_one_line(tmp_path):
+  """One in a process of its own; `test_config.py` has the table."""
+  result = command("train.py", f"--workdir={tmp_path / 'w'}", "--config=configs/none.py")
   assert result.returncode == 2
-  lines = [line for line in result.stderr.splitlines() if line]
-  assert len(lines) == 1 and lines[0].startswith("error: ") and named in lines[0], result.stderr
+  assert result.stderr == "error: --config=configs/none.py: no such file\n"
   assert not (tmp_path / "w").exists()
-
-
-def test_a_misspelt_key_in_a_config_file_is_named(tmp_path):
-  config = tmp_path / "mine.py"
-  config.write_text(
-    "from configs import base\n\ndef get_config():\n  config = base.get_config()\n"
-    "  config.optim.learning_rat = 1.0\n  return config\n"
-  )
-  result = command("train.py", f"--workdir={tmp_path / 'w'}", f"--config={config}")
-  assert result.returncode == 2
-  assert "line 5" in result.stderr and "learning_rat" in result.stderr
-  assert len(result.stderr.splitlines()) == 1, result.stderr
 
 
 def test_no_other_framework_is_imported():
@@ -273,5 +249,5 @@ def test_a_configuration_of_an_earlier_version_is_refused_in_one_line(run, tmp_p
   result = command("train.py", *flags)
   assert result.returncode == 2
   assert result.stderr == (
-    f"error: {tmp_path} is of an earlier version: its config.json has no optim.warmup_steps\n"
+    f"error: {tmp_path / 'config.json'}: missing key config.optim.warmup_steps\n"
   )
