@@ -14,7 +14,7 @@ import pytest
 import configs
 import runs
 from configs import base
-from srflow_jax.cli import USAGE_ERROR
+from srflow_jax import cli
 from srflow_jax.config import Config, read_config
 from srflow_jax.errors import InputError
 from srflow_jax.runs import config_differences, load_config, workdir_path, write_config
@@ -275,12 +275,13 @@ COMMAND_LINES = {
 
 def refused_line(arguments, monkeypatch, capsys):
   """Runs `train.py` in this process; the one line in which it refuses."""
+  monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
   monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
   monkeypatch.chdir(runs.ROOT)
   with pytest.raises(SystemExit) as ended:
     runpy.run_path(str(runs.ROOT / "train.py"), run_name="__main__")
   output = capsys.readouterr()
-  assert ended.value.code == USAGE_ERROR, output
+  assert ended.value.code == cli.USAGE_ERROR, output
   lines = [line for line in output.err.splitlines() if line]
   assert len(lines) == 1 and lines[0].startswith("error: "), output.err
   return lines[0]
