@@ -190,9 +190,8 @@ class Writer:
       with self._failures_named():
         self._manager.close()
 
-  def set_aside(self, steps: Sequence[int]) -> None:
-    """See the function of this name; the manager forgets them."""
-    set_aside(self._workdir, steps)
+  def reload(self) -> None:
+    """Looks again which checkpoints there are, after some were set aside."""
     self._manager.reload()
 
   @contextlib.contextmanager

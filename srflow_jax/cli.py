@@ -122,10 +122,10 @@ def _exit_now(status: int) -> None:
 
 
 def _stop_at_start(number: int, frame: FrameType | None) -> None:
-  """Answers a signal that comes before training has a state to save."""
+  """Answers a signal that comes before training has a state to save, or after it has saved it."""
   del number, frame
   # Of `os`, since the signal may come in the middle of a `print`.
-  os.write(2, b"stopped by a signal before the first step; the same command starts again\n")
+  os.write(2, b"stopped by a signal while no step was running; the same command goes on\n")
   os._exit(INTERRUPTED)
 
 

@@ -124,5 +124,5 @@ def test_a_signal_before_the_first_step_ends_with_75(number, tmp_path):
   )
   assert result.returncode == cli.INTERRUPTED
   assert result.stderr == (
-    "stopped by a signal before the first step; the same command starts again\n"
+    "stopped by a signal while no step was running; the same command goes on\n"
   )

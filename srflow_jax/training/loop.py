@@ -109,9 +109,10 @@ def train(
 
     with _memory_named():
       state, damaged = latest_or_initial()
-    if process[0] == 0:
-      checkpoints.set_aside(workdir, damaged)
-      write_config(workdir, config)  # not before: the checkpoint may not have fitted it
+    with distributed.agreement():  # so that no process looks at checkpoints before this is done
+      if process[0] == 0:
+        checkpoints.set_aside(workdir, damaged)
+        write_config(workdir, config)  # not before: the checkpoint may not have fitted it
     writer = opened.enter_context(
       checkpoints.writer(workdir, config.keep_checkpoints, config.keep_best)
     )
@@ -141,8 +142,10 @@ def train(
       # Nothing tells a new process of this until the next checkpoint, nor need it be told: the
       # same steps lead it here again.
       state, damaged = latest_or_initial()
-      if process[0] == 0 and damaged:
-        writer.set_aside(damaged)
+      with distributed.agreement():
+        if process[0] == 0:
+          checkpoints.set_aside(workdir, damaged)
+      writer.reload()
       factor = np.float32(config.optim.rollback_rate_factor)
       state = state.replace(rate_factor=devices.put_replicated(mesh, factor))
       _say(f"{reason}; going back to step {int(state.step)}, learning rates times {factor:g}")
