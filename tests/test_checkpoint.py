@@ -18,6 +18,7 @@ import pytest
 import runs
 from models import random_params
 from srflow_jax import checkpoints
+from srflow_jax.checkpoints import models
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.runs import lock_workdir, write_config
@@ -377,19 +378,19 @@ def test_parameters_alone_begin_a_run(tmp_path):
 
 
 def test_evaluation_beside_a_run_takes_the_next_latest(workdir, monkeypatch):
-  monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
-  original, asked = checkpoints.saved_steps, []
+  monkeypatch.setattr(models.time, "sleep", lambda seconds: None)
+  original, asked = models.saved_steps, []
 
   def steps(folder):  # as if training deleted the latest three times while it was being read
     asked.append(folder)
     return [*original(folder), 7] if len(asked) <= 3 else original(folder)
 
-  monkeypatch.setattr(checkpoints, "saved_steps", steps)
+  monkeypatch.setattr(models, "saved_steps", steps)
   assert checkpoints.load_run(workdir).step == 2 and len(asked) == 4
 
 
 def test_evaluation_names_a_damaged_checkpoint_and_the_others(workdir, tmp_path, monkeypatch):
-  monkeypatch.setattr(checkpoints.time, "sleep", lambda seconds: None)
+  monkeypatch.setattr(models.time, "sleep", lambda seconds: None)
   shutil.copytree(workdir, tmp_path / "W")
   damaged_byte(largest(tmp_path / "W" / "checkpoints" / "2" / "ema"))
   with pytest.raises(InputError, match=r"checkpoint 2 .* is damaged .*; there are others .*: 1$"):
