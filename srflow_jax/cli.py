@@ -51,7 +51,7 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
     chain = _chain(error)
     refused = [e for e in chain if isinstance(e, InputError)]
     if refused:
-      raise InputError(str(refused[-1])) from error
+      raise InputError(str(refused[0])) from error  # the outermost says where
     for cause in reversed(chain):
       lines = [
         frame.lineno
