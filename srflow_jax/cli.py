@@ -49,7 +49,7 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
     # A configuration file is a program: it and what reads it may raise anything. What it refuses
     # itself comes wrapped, with its traceback as text.
     chain = _chain(error)
-    refused = [e for e in chain if isinstance(e, InputError)]
+    refused = [e for e in chain if isinstance(e, InputError) and "\n" not in str(e)]
     if refused:
       raise InputError(str(refused[0])) from error  # the outermost says where
     for cause in reversed(chain):
