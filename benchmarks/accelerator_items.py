@@ -225,8 +225,8 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
   lr = np.random.default_rng(0).random((*size, 3), np.float32)
   jobs = []
   for number in numbers:
-    task = Request(("draw",), number)
-    plan = sampler.budget.plan(size, task)
+    request = Request(("draw",), number)
+    plan = sampler.budget.plan(size, request)
     together, window = samples_of_program(plan.batch), plan.tiling.size
     gflop = {
       method: flops.count(sampler.programs.trace(method, window, batch).jaxpr) / 1e9
@@ -234,11 +234,11 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
     }
     rounds = -(-number // together)
     total = len(plan.tiling.tiles) * (gflop["condition"] + gflop["draw"] * rounds)
-    needed = footprint(sampler.programs, window, task.methods, plan.batch).total(plan.batch) / GB
+    needed = footprint(sampler.programs, window, request.methods, plan.batch).total(plan.batch) / GB
 
-    def measure(task: Task = task, number: int = number) -> dict[str, float]:
+    def measure(request: Request = request, number: int = number) -> dict[str, float]:
       def run() -> None:
-        for _ in sampler.draw(sampler.prepare(lr, task), 0, range(number), _TEMPERATURE):
+        for _ in sampler.draw(sampler.prepare(lr, request), 0, range(number), _TEMPERATURE):
           pass
 
       return {"s": median_seconds(run)}
@@ -345,16 +345,16 @@ def _large_image(emit: Emit, model: Model, params: Any, sizes: Sizes) -> None:
 def _tiles_against_whole(emit: Emit, model: Model, params: Any, sizes: Sizes) -> None:
   exact = dataclasses.replace(model, compute=dataclasses.replace(model.compute, bfloat16=False))
   lr = np.random.default_rng(0).random((*sizes.whole, 3), np.float32)
-  task, images, overlap = Request(("draw",)), [], 0
+  request, images, overlap = Request(("draw",)), [], 0
   # At the highest precision: else round-off, which depends on a program's size, hides the rest.
   with jax.default_matmul_precision("highest"):
     for counts in ((1, 1), (2, 2)):
       sampler = Sampler(exact, params)
       overlap = min(sampler.budget.overlap, sizes.whole[0] // 3) if counts[0] > 1 else 0
       tiling = cut(sizes.whole, counts, overlap, exact.lr_multiple)
-      sampler.budget.use(sizes.whole, task, Plan(tiling))
+      sampler.budget.use(sizes.whole, request, Plan(tiling))
       image = np.empty([side * exact.scale for side in sizes.whole] + [3], np.float32)
-      for _, where, part in sampler.draw(sampler.prepare(lr, task), 0, range(1), _TEMPERATURE):
+      for _, where, part in sampler.draw(sampler.prepare(lr, request), 0, range(1), _TEMPERATURE):
         image[where] = part
       images.append(image)
   emit(

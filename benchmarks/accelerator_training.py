@@ -15,12 +15,12 @@ import numpy as np
 
 from benchmarks.accelerator_items import Sizes, load_config
 from benchmarks.measuring import median_seconds, plausible_params, random_batch
+from srflow_jax import checkpoints
 from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.evaluation import Settings
 from srflow_jax.evaluation.run import evaluate_workdirs
 from srflow_jax.model.building import build_model
-from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.step import create_state, make_train_step
 from srflow_jax.weights import files, own_names
@@ -84,7 +84,7 @@ def train_and_evaluate(
   if data:
     config.data.train_dir = data
   stop = end - min(90.0, 0.25 * seconds)
-  done = checkpoint.load_run(workdir).step if checkpoint.has_checkpoint(workdir) else 0
+  done = checkpoints.load_run(workdir).step if checkpoints.saved_steps(workdir) else 0
   every = max(1, num_steps // max(1, round((stop - time.monotonic()) / _EXPORT_SECONDS)))
   if not num_steps:
     begin = time.monotonic()
@@ -179,7 +179,7 @@ def _watch(
 
 def _export(workdir: pathlib.Path, out: pathlib.Path) -> int:
   """Writes the latest checkpoint's weights as float16, in place of the last ones; its step."""
-  run = checkpoint.load_run(workdir)
+  run = checkpoints.load_run(workdir)
   tensors = own_names.to_state_dict({part: run.params[part] for part in run.model.parts[-1:]})
   half = {name: np.asarray(tensor).astype(np.float16) for name, tensor in tensors.items()}
   files.write(out / "weights.safetensors", half, run.config.model.to_dict())

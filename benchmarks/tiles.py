@@ -11,13 +11,13 @@ import numpy as np
 from absl import flags
 
 from srflow_jax import cli
+from srflow_jax.checkpoints import load_run
 from srflow_jax.data.folders import photographs
 from srflow_jax.images import read_image
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Plan, Request
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
-from srflow_jax.training.checkpoint import load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The training run's folder.", required=True)
 _OVERLAPS = flags.DEFINE_list("overlaps", ["8", "16", "24", "32"], "LR pixels.")

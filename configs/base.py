@@ -79,8 +79,11 @@ def get_config() -> ml_collections.ConfigDict:
   # --- Optimisation. ---
   optim = config.optim = ml_collections.ConfigDict()
   optim.learning_rate = 2e-4
+  # Which optimiser of Optax, by its name there. "adam" takes b1, b2 and eps below; all others take
+  # what stands beside their kind: {"kind": "lion", "b1": 0.95, "b2": 0.98}.
+  optim.optimizer = ml_collections.ConfigDict({"kind": "adam"})
   optim.b1, optim.b2, optim.eps = 0.9, 0.999, 1e-8  # Adam
-  optim.weight_decay = 0.0  # decoupled, of convolutions' kernels alone: AdamW; 0: none
+  optim.weight_decay = 0.0  # decoupled (with Adam: AdamW), of convolutions' kernels alone; 0: none
   optim.clip_norm = 0.0  # the gradient's norm, over all that is trained, is cut to this; 0: never
   optim.warmup_steps = 0  # steps over which the rate rises to its full height
   optim.decay_at = (0.5, 0.75, 0.9, 0.95)  # fractions of num_train_steps after which ...
@@ -107,6 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval_every_steps = 5_000  # validation nll and sample images
   config.checkpoint_every_steps = 5_000
   config.keep_checkpoints = 3  # the latest so many
-  config.keep_best = 1  # and so many of the lowest validation loss
+  config.keep_best = 1  # and so many of the lowest validation loss, which saving then computes
   config.eval_temperature = 0.9  # of the sample images
+  # First and last step of which JAX's profiler writes a trace for TensorBoard; (): none.
+  config.profile_steps = ()
   return config.lock()

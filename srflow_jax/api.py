@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from srflow_jax.checkpoints import load_run
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.metrics import to_uint8
 from srflow_jax.images import to_rgb
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Prepared, Sampler
-from srflow_jax.training.checkpoint import load_run
 
 ImageLike = np.ndarray | Image.Image
 

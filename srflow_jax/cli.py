@@ -1,101 +1,201 @@
 """How the command-line programs start and end.
 
 A user's mistake is reported in one line, with status 2. A run that a signal stopped, and that the
-same command continues, ends with status 75.
+same command continues, ends with status 75; other commands that Ctrl-C stopped, with 130.
+
+Nothing of JAX is imported before flags are read and signals are answered.
 """
 
+import contextlib
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
-import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
 from srflow_jax.errors import InputError, Interrupted
 
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
+CTRL_C = 130  # what shells make of SIGINT
 
 
-def _fail(message: str) -> None:
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(USAGE_ERROR)
-
-
-def _config_path(argv: list[str]) -> str:
-  """The file that `--config` names, or ''."""
+def _config_path(argv: list[str]) -> str | None:
+  """The file that `--config` names, or None."""
   for flag, following in zip(argv, [*argv[1:], ""], strict=True):
-    if match := re.fullmatch(r"--?config(?:=([^:]*).*)?", flag):
+    if match := re.fullmatch(r"--?config(?:=([^:]*).*)?", flag, re.DOTALL):
       return match.group(1) if match.group(1) is not None else following.split(":")[0]
-  return ""
+  return None
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
+  """Reads the flags.
+
+  Raises:
+    InputError: a flag, a configuration file or a field of it cannot be used.
+  """
   config = _config_path(argv)
-  if config and not os.path.isfile(config):
-    _fail(f"--config={config}: no such file")
+  if config is not None and not os.path.isfile(config):
+    raise InputError(f"--config={config}: {'no such file' if config else 'names no file'}")
   try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    # What a configuration file itself refuses comes wrapped, with its traceback as text.
-    said = inner = error
-    while inner := inner.__cause__ or inner.__context__:
-      said = inner if isinstance(inner, InputError) else said
-    _fail(" ".join(str(said).split()))
-  except (AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-    # What ml_collections raises for an unknown or mistyped key, on the command line or in the file.
-    reason = " ".join(str(error.args[0] if error.args else error).split())
-    lines = [
-      frame.lineno
-      for frame in traceback.extract_tb(error.__traceback__)
-      if config and frame.filename.endswith(config)
-    ]
-    if lines:
-      _fail(f"{config}, line {lines[-1]}: {reason}")
-    overrides = [flag for flag in argv if flag.lstrip("-").startswith("config.")]
-    _fail(f"configuration key that cannot be set: {reason} (in {' '.join(overrides) or config})")
+    return flag_values(argv)
+  except Exception as error:
+    # A configuration file is a program: it and what reads it may raise anything. What it refuses
+    # itself comes wrapped, with its traceback as text.
+    chain = _chain(error)
+    refused = [e for e in chain if isinstance(e, InputError) and "\n" not in str(e)]
+    if refused:
+      raise InputError(str(refused[0])) from error  # the outermost says where
+    for cause in reversed(chain):
+      lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if config and frame.filename.endswith(config)
+      ]
+      if isinstance(cause, SyntaxError) and config and str(cause.filename).endswith(config):
+        lines.append(cause.lineno)
+      if lines:
+        raise InputError(f"{config}, line {lines[-1]}: {_reason(cause)}") from error
+    if isinstance(error, flags.Error):
+      raise InputError(_reason(error)) from error
+    overrides = " ".join(flag for flag in argv if flag.lstrip("-").startswith("config."))
+    raise InputError(
+      f"configuration key that cannot be set: {_reason(error)} (in {overrides or config})"
+    ) from error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+  """An error and what it arose from, the origin last."""
+  chain = [error]
+  while (inner := chain[-1].__cause__ or chain[-1].__context__) and inner not in chain:
+    chain.append(inner)
+  return chain
+
+
+def _reason(error: BaseException) -> str:
+  """What an error says, in one line."""
+  said = " ".join(str(error.args[0] if error.args else error).split())
+  return (
+    said
+    if isinstance(error, flags.Error | ValueError) and said
+    else (f"{type(error).__name__}: {said}" if said else type(error).__name__)
+  )
 
 
 def _cache_compilations() -> None:
   """Keeps compiled programs between runs, unless JAX's own setting names a place for them."""
+  import jax
+
   if jax.config.jax_compilation_cache_dir is None:
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    try:
+      cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    except RuntimeError:  # a user without a home
+      return
     jax.config.update("jax_compilation_cache_dir", str(cache / "srflow_jax"))
+
+
+def _is_distributed() -> bool:
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized()
 
 
 def _exit(status: int) -> None:
   """Ends this process; where it is one of several, at once."""
-  if jax.distributed.is_initialized():
+  if _is_distributed():
     # An ordinary end would wait for the others, and they wait in vain for this one's next step. So
     # they find it gone and end as well.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    _exit_now(status)
   sys.exit(status)
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-  """Parses flags and calls `main(argv)`; an `InputError` is printed as its one line."""
+def _exit_now(status: int) -> None:
+  """Ends this process whatever its threads do."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
-  def guarded(argv: list[str]) -> None:
-    logging.set_verbosity(logging.FATAL)  # what libraries log as errors they also raise
-    _cache_compilations()
+
+def _stop_at_start(number: int, frame: FrameType | None) -> None:
+  """Answers a signal that comes before training has a state to save, or after it has saved it."""
+  del number, frame
+  # Of `os`, since the signal may come in the middle of a `print`.
+  os.write(2, b"stopped by a signal while no step was running; the same command goes on\n")
+  os._exit(INTERRUPTED)
+
+
+def run(
+  main: Callable[[list[str]], None],
+  flag_values: flags.FlagValues = flags.FLAGS,
+  resumes: bool = False,
+) -> None:
+  """Parses flags and calls `main(argv)`; an `InputError` is printed as its one line.
+
+  Args:
+    main: the command. It imports what takes long by itself, so that signals and mistakes are
+      answered before that.
+    flag_values: the command's flags. Those of a command's own, rather than absl's global ones, let
+      one process call several commands.
+    resumes: whether SIGTERM and SIGINT end the command with status 75 until it handles them.
+  """
+  with _answered(resumes):
     try:
-      main(argv)
+      _run(main, flag_values)
     except Interrupted as stopped:
+      import jax
+
       if jax.process_index() == 0:
         print(stopped, file=sys.stderr)
       sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+      print("interrupted", file=sys.stderr)
+      _exit_now(CTRL_C)
     except InputError as error:
       print(f"error: {error}", file=sys.stderr)
       _exit(USAGE_ERROR)
-    except Exception:
-      if not jax.distributed.is_initialized():
+    except Exception as error:
+      if "RESOURCE_EXHAUSTED" in str(error):
+        print(
+          "error: the memory does not suffice: with a smaller --max_memory_gb, images are cut into "
+          "smaller tiles",
+          file=sys.stderr,
+        )
+        _exit(USAGE_ERROR)
+      if not _is_distributed():
         raise
       traceback.print_exc()
       _exit(1)
 
-  app.run(guarded, flags_parser=_parse)
+
+def _run(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> None:
+  if {"--help", "-h", "--helpfull"} & set(sys.argv):
+    print(f"{sys.modules[main.__module__].__doc__ or ''}\nflags:\n{flag_values.get_help()}")
+    return
+  argv = _parse(sys.argv, flag_values)
+  _cache_compilations()
+  main(argv)
+
+
+@contextlib.contextmanager
+def _answered(resumes: bool) -> Iterator[None]:
+  """Answers signals, and leaves what libraries log or threads fail with unsaid.
+
+  They raise it in the main thread as well, and there it is said once.
+  """
+  numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
+  handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
+  verbosity, hook = logging.get_verbosity(), threading.excepthook
+  logging.set_verbosity(logging.FATAL)
+  threading.excepthook = lambda _: None
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
+    threading.excepthook = hook
+    for number, handler in handlers.items():
+      signal.signal(number, handler)

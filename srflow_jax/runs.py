@@ -1,109 +1,110 @@
-"""A run's folder: its configuration, and that one run at a time has it.
+"""A run's folder: what it holds, its configuration, and that one run at a time has it.
 
 W/config.json   the resolved configuration
 W/lock          held by the process that trains
-W/checkpoints/  see `checkpoint.py`
+W/progress.json the step of the latest checkpoint that was saved
+W/checkpoints/  see `srflow_jax.checkpoints`
 """
 
+import contextlib
 import fcntl
-import json
 import os
 import pathlib
 import socket
 import sys
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import ml_collections
-
+from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.errors import InputError
+from srflow_jax.files import read_json, write_json
 
 # Fields that a run may change when it goes on; all others decide what its numbers mean.
 MAY_CHANGE = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
-MAY_CHANGE += ("keep_checkpoints", "keep_best", "eval_temperature")
+MAY_CHANGE += ("keep_checkpoints", "keep_best", "eval_temperature", "profile_steps")
 MAY_CHANGE += ("data.cache_mb", "data.num_workers", "optim.accumulation_steps", "compute.remat")
 
 
-def _plain(value: Any) -> Any:
-  """A configuration's value as JSON would give it back."""
-  return json.loads(json.dumps(value))
+def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
+  """The path of a run's folder, with `~` expanded.
+
+  Raises:
+    InputError: the name is empty, or the checkpoint library cannot write to a folder of that name.
+  """
+  text = os.fspath(workdir)
+  if not text:
+    raise InputError("the workdir's name is empty")
+  try:
+    path = pathlib.Path(text).expanduser()
+    where = str(path.resolve())
+  except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
+    raise InputError(f"workdir {text!r}: {error}") from error
+  # TensorStore takes a backslash for a separator of folders, and paths must be UTF-8.
+  if "\\" in where or not where.isprintable():
+    raise InputError(
+      f"workdir {where!r}: checkpoints cannot be kept where the path has a backslash, a control "
+      "character or bytes that are not UTF-8"
+    )
+  return path
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(config, dict):
-    return {prefix: config}
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   flat = {}
-  for key, value in config.items():
-    flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+  for key, value in values.items():
+    name = f"{prefix}{key}"
+    flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
   return flat
 
 
-def config_differences(old: Any, new: Any) -> list[str]:
-  """The fields in which two configurations differ, as "field: old → new", may-change ones aside."""
-  old, new = (_flat(_plain(config.to_dict())) for config in (old, new))
+def _depends_on_length(optim: Optim) -> bool:
+  """Whether rates or the encoder's freezing are fractions of the number of steps."""
+  freezes = optim.encoder_init and optim.encoder_frozen_fraction
+  return bool(optim.decay_at or optim.cosine_cycles or freezes)
+
+
+def config_differences(old: Config, new: Config) -> list[str]:
+  """The fields in which two configurations differ, as "field: old → new".
+
+  Fields that a run may change are left out. The number of steps is one of these only as long as
+  neither learning rates nor the encoder's freezing are fractions of it.
+  """
+  may_change = set(MAY_CHANGE)
+  why = {}
+  if _depends_on_length(old.optim) or _depends_on_length(new.optim):
+    may_change.remove("num_train_steps")
+    why["num_train_steps"] = " (learning rates or the encoder's freezing are fractions of it)"
+  before, after = (_flat(config.to_dict()) for config in (old, new))
   return [
-    f"{field}: {old.get(field)!r} → {new.get(field)!r}"
-    for field in sorted(old | new)
-    if field not in MAY_CHANGE and old.get(field) != new.get(field)
+    f"{field}: {before.get(field)!r} → {after.get(field)!r}{why.get(field, '')}"
+    for field in sorted(before | after)
+    if field not in may_change and before.get(field) != after.get(field)
   ]
 
 
-def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-  """Writes the configuration, whole or not at all."""
-  path = workdir / "config.json"
-  partial = path.with_suffix(".json.partial")
-  partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-  os.replace(partial, path)
+def write_config(workdir: pathlib.Path, config: Config | Mapping[str, Any]) -> None:
+  """Writes the configuration, whole or not at all; `InputError` if it cannot be written."""
+  write_json(workdir / "config.json", read_config(config).to_dict())
 
 
-def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def load_config(workdir: pathlib.Path) -> Config:
   """Reads a workdir's configuration.
 
   Raises:
-    InputError: there is no such folder, it holds no run, or its configuration is damaged.
+    InputError: there is no such folder, it holds no run, or its configuration cannot be used.
   """
   path = workdir / "config.json"
   if not workdir.is_dir():
     raise InputError(f"no such workdir: {workdir}")
-  if not path.is_file():
+  if not path.exists():
     raise InputError(f"no run in {workdir}: it holds no config.json")
+  values = read_json(path)
   try:
-    return ml_collections.ConfigDict(json.loads(path.read_text())).lock()
-  except (ValueError, TypeError) as error:
-    raise InputError(f"{path}: not a configuration: {error}") from error
+    return read_config(values)
+  except InputError as error:
+    raise InputError(f"{path}: {error}") from error
 
 
-def lock_workdir(workdir: pathlib.Path) -> TextIO:
-  """Takes a run's folder, made if need be, for this process.
-
-  Returns:
-    The lock. It is released when it is closed or the process ends, however that happens.
-
-  Raises:
-    InputError: another run has it, or it cannot be written.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / "lock").open("a+")
-  except OSError as error:
-    raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
-  try:
-    # Unlike flock's, this lock is not inherited by worker processes, which may outlive the run.
-    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except (BlockingIOError, PermissionError):
-    lock.seek(0)
-    owner = lock.read().strip()
-    lock.close()
-    raise InputError(f"{workdir} is in use by another run: {owner or 'just started'}") from None
-  except OSError as error:
-    lock.close()
-    raise InputError(f"the workdir {workdir} cannot be locked: {error.strerror}") from error
-  lock.truncate(0)
-  lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-  lock.flush()
-  return lock
-
-
-def check_config(workdir: pathlib.Path, config: Any, allow_change: bool) -> None:
+def check_config(workdir: pathlib.Path, config: Config, allow_change: bool) -> None:
   """Refuses a configuration that differs from the one that the workdir holds, if it holds one.
 
   Args:
@@ -116,7 +117,63 @@ def check_config(workdir: pathlib.Path, config: Any, allow_change: bool) -> None
   """
   if not (workdir / "config.json").exists():
     return
-  if differences := "; ".join(config_differences(read_config(workdir), config)):
+  if differences := "; ".join(config_differences(load_config(workdir), config)):
     if not allow_change:
-      raise InputError(f"{workdir} holds a run of another configuration: {differences}")
+      raise InputError(
+        f"{workdir} holds a run of another configuration: {differences}; --allow_config_change "
+        "goes on all the same"
+      )
     print(f"warning: {workdir} goes on with another configuration: {differences}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
+  """Has a run's folder, made if need be, for one run at a time, also within a process.
+
+  The lock is released when the context or the process ends, however that happens.
+
+  Raises:
+    InputError: another run has it, or it cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    # Links are not followed. Worker processes do not inherit the descriptor: they are spawned.
+    descriptor = os.open(workdir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+  except OSError as error:
+    raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+  with os.fdopen(descriptor, "r+") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+      owner = lock.read(200).strip()
+      raise InputError(f"{workdir} is in use by another run: {owner or 'just started'}") from None
+    except OSError as error:
+      raise InputError(f"the workdir {workdir} cannot be locked: {error.strerror}") from error
+    try:
+      lock.truncate(0)
+      lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+      lock.flush()
+    except OSError as error:
+      raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
+    yield
+
+
+def note_saved(workdir: pathlib.Path, step: int) -> None:
+  """Notes that a checkpoint was saved, so that it is missed if all checkpoints vanish."""
+  write_json(workdir / "progress.json", {"saved_step": step})
+
+
+def last_saved(workdir: pathlib.Path) -> int | None:
+  """The step of the latest checkpoint that was noted as saved, or None.
+
+  Raises:
+    InputError: the note is damaged.
+  """
+  path = workdir / "progress.json"
+  if not path.exists():
+    return None
+  values = read_json(path)
+  step = values.get("saved_step") if isinstance(values, dict) else None
+  if not isinstance(step, int):
+    raise InputError(f"{path}: damaged, it names no step")
+  return step

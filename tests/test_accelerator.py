@@ -17,7 +17,7 @@ import pytest
 import golden_weights
 from configs import x4_da
 from srflow_jax.model.building import build_model
-from srflow_jax.model.model import standard_normal_log_prob
+from srflow_jax.model.features import Given
 from srflow_jax.training.step import create_state, make_train_step
 from srflow_jax.weights import published
 
@@ -40,7 +40,7 @@ def case(request):
   precision, bfloat16, *tolerances = PRECISIONS[request.param]
   config = x4_da.get_config()
   config.compute.bfloat16 = bfloat16
-  config.data.noise_std = 0.0
+  config.data.noise.std = 0.0
   config.optim.learning_rate = 1e-4
   model = build_model(config.model, config.compute)
   meta = json.loads((DATA / "da_x4.json").read_text())
@@ -59,11 +59,12 @@ def test_values(case, record_property):
     def call(*args, method):
       return model.apply({"params": params}, *args, method=method)
 
-    context = call(lr, method="condition")
-    latents, log_det = call(gt, context, method="forward_and_log_det")
+    context = call(Given(lr), method="condition")
+    density = call(gt, context, method="density_parts")
+    latents = density.latents
     sr, _ = call(drawn, context, method="inverse_and_log_det")
     back, _ = call(latents, context, method="inverse_and_log_det")
-    return latents, sr, back, log_det + standard_normal_log_prob(latents)
+    return latents, sr, back, density.log_prob
 
   drawn = tuple(data[f"sr_latent{i}"] for i in range(2))
   latents, sr, back, log_prob = everything(params, data["lr"], data["gt"], drawn)

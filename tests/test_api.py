@@ -8,15 +8,13 @@ from PIL import Image
 import srflow_jax
 from configs import base
 from models import random_params
-from srflow_jax import api
+from srflow_jax import api, checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import write_config
 from srflow_jax.sampling.budget import Plan
 from srflow_jax.sampling.tiles import cut
-from srflow_jax.training import checkpoint
-from srflow_jax.training.step import create_state
 
 SCALE = 4
 
@@ -39,9 +37,9 @@ def workdir(tmp_path_factory):
   params = random_params(build_model(config.model), dtype=np.float32)
   params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim >= 4 else leaf, params)
   write_config(folder, config)
-  with checkpoint.checkpoint_manager(folder, keep=1) as manager:
+  with checkpoints.writer(folder, keep=1) as writer:
     params = jax.tree.map(jax.numpy.asarray, params)
-    checkpoint.save(manager, create_state(config.optim, params, jax.random.key(0)))
+    writer.save(0, {"params": params})
   return folder
 
 
@@ -90,7 +88,7 @@ def test_without_noise_one_sample_is_drawn(model, pair, monkeypatch):
 
 
 def test_samples_are_the_model_s_own(model, workdir, pair):
-  run = checkpoint.load_run(workdir)
+  run = checkpoints.load_run(workdir)
   lr = (pair[1] / 255).astype(np.float32)
   sample = functools.partial(run.model.apply, num_samples=2, method="sample")
   expected = jax.jit(sample)({"params": run.params}, jax.random.key(7), lr[None], 0.5)[:, 0]
@@ -113,7 +111,7 @@ def test_encode_and_decode_are_inverse(model, pair):
 
 
 def test_log_prob_is_the_model_s(model, workdir, pair):
-  run = checkpoint.load_run(workdir)
+  run = checkpoints.load_run(workdir)
   hr, lr = ((image[None] / 255).astype(np.float32) for image in pair)
   log_prob = jax.jit(functools.partial(run.model.apply, method="log_prob"))
   expected = float(log_prob({"params": run.params}, hr, lr)[0])
@@ -176,7 +174,7 @@ def test_an_encoder_alone_has_samples_and_no_density(monkeypatch, pair):
   config.model.stages = ()
   alone = build_model(config.model)
   params = random_params(alone, dtype=np.float32)
-  run = checkpoint.Run(config, alone, params, 0)
+  run = checkpoints.Run(config, alone, params, 0)
   monkeypatch.setattr(api, "load_run", lambda workdir, step, ema: run)
   model = srflow_jax.load("anywhere")
   samples = model.sample(pair[1], 2)

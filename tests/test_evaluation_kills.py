@@ -16,10 +16,9 @@ import pytest
 import runs
 from fakes import write_hr
 from models import random_params
+from srflow_jax import checkpoints
 from srflow_jax.model.building import build_model
 from srflow_jax.runs import write_config
-from srflow_jax.training import checkpoint
-from srflow_jax.training.step import create_state
 
 TIMEOUT = 900  # seconds that no evaluation here may take
 KILLS = 5
@@ -33,8 +32,8 @@ def write_run(folder: pathlib.Path, factor: float = 0.3) -> None:
   params = jax.tree.map(lambda leaf: jax.numpy.asarray(factor * leaf), params)
   folder.mkdir()
   write_config(folder, config)
-  with checkpoint.checkpoint_manager(folder, keep=1) as manager:
-    checkpoint.save(manager, create_state(config.optim, params, jax.random.key(0)))
+  with checkpoints.writer(folder, keep=1) as writer:
+    writer.save(0, {"params": params})
 
 
 def start(workdir: pathlib.Path, output: pathlib.Path) -> subprocess.Popen:

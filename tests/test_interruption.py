@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import runs
-from srflow_jax.training import checkpoint
+from srflow_jax import checkpoints
 
 
 def assert_same_end(workdir: pathlib.Path, other: pathlib.Path) -> None:
-  run, reference = (checkpoint.load_run(folder) for folder in (workdir, other))
+  run, reference = (checkpoints.load_run(folder) for folder in (workdir, other))
   assert run.step == reference.step
   jax.tree.map(np.testing.assert_array_equal, run.params, reference.params)
 

@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import runs
+from srflow_jax import checkpoints
 from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.training import loop
 from srflow_jax.training.signals import SIGNALS
@@ -83,7 +84,8 @@ def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(feed, tmp_path, ca
   output = capsys.readouterr().out
   assert "steps 5 to 5: 1 skipped, not finite; step 5 first in the batch's hr" in output
   assert (
-    "step 6: loss or gradient was not finite in the last 2 steps; going back to step 4" in output
+    "step 6: loss, gradient or update was not finite in the last 2 steps; going back to step 4"
+    in output
   )
   assert runs.saved_steps(tmp_path / "W") == [2, 4, 6]  # not 8: that would be none to go back to
 
@@ -142,3 +144,76 @@ def test_a_state_after_a_skipped_step_is_not_saved(feed, tmp_path):
   with pytest.raises(Interrupted, match="after step 3; the same command goes on from step 2"):
     loop.train(config_of(steps=6), str(tmp_path / "W"))
   assert runs.saved_steps(tmp_path / "W") == [2]
+
+
+def test_too_many_skipped_steps_are_noticed_between_logs(feed, tmp_path, capsys, monkeypatch):
+  config = config_of(steps=12)
+  config.log_every_steps = 100
+  states = []
+  original = loop.checkpoint.restore_latest
+
+  def restore_latest(*args):
+    leaves = [array for array in jax.live_arrays() if not array.is_deleted()]
+    states.append(sum(array.nbytes for array in leaves))
+    return original(*args)
+
+  monkeypatch.setattr(loop.checkpoint, "restore_latest", restore_latest)
+  begun = feed(lambda number, step: number == 1 and step in (3, 4))
+  state = loop.train(config, str(tmp_path / "W"))
+  assert begun == [0, 2]  # although steps 5 and 6 were applied again
+  assert "step 4: loss, gradient or update was not finite in the last 2" in capsys.readouterr().out
+  assert float(state.rate_factor) == 0.5 and int(state.skipped) == 0
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+  assert states[1] < states[0] + size  # the diverged state is gone before the other is read
+
+
+def test_skipped_steps_are_not_in_the_mean_loss(feed, tmp_path):
+  config = config_of(steps=4)
+  config.log_every_steps = 4
+  config.checkpoint_every_steps = 1
+  feed(lambda number, step: step == 2)
+  loop.train(config, str(tmp_path / "W"))
+  found = runs.scalars(tmp_path / "W")
+  assert np.isfinite(found["train/nll"][4]) and found["train/skipped"][4] == 1
+  # The best is found although nothing was evaluated where most were saved.
+  losses = [checkpoints.contents(tmp_path / "W", s).validation_loss for s in (3, 4)]
+  assert np.isfinite(losses).all()
+
+
+def test_images_that_vanish_cost_no_step(feed, tmp_path):
+  config = config_of(steps=6)
+  config.checkpoint_every_steps = 100
+
+  def lost(step):
+    if step == 5:
+      raise InputError("a.png: no such file")
+
+  feed(drawn=lost)
+  with pytest.raises(InputError, match=r"a.png.*after step 2, the same command .* step 2$"):
+    loop.train(config, str(tmp_path / "W"))
+  assert runs.saved_steps(tmp_path / "W") == [2]
+
+  def killed(step):
+    if step == 5:
+      raise RuntimeError("a worker\nwas killed")
+
+  feed(drawn=killed)
+  with pytest.raises(InputError, match=r"reading images failed: .*killed.* step 2$"):
+    loop.train(config, str(tmp_path / "W"))
+  assert runs.saved_steps(tmp_path / "W") == [2]
+
+
+def test_a_run_falls_back_to_the_checkpoint_before_a_damaged_one(feed, tmp_path, capsys):
+  feed()
+  whole = loop.train(config_of(steps=6), str(tmp_path / "W"))
+  (tmp_path / "W" / "checkpoints" / "99").mkdir()
+  damaged = tmp_path / "W" / "checkpoints" / "6" / "params"
+  (damaged / "_METADATA").write_text("")
+  begun = feed()
+  state = loop.train(config_of(steps=6), str(tmp_path / "W"))
+  assert begun == [4]
+  said = capsys.readouterr().out
+  assert "checkpoint 99 in" in said and "checkpoint 6 in" in said and "going on from 4" in said
+  jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+  assert runs.saved_steps(tmp_path / "W") == [2, 4, 6]
+  assert sorted(p.name for p in (tmp_path / "W" / "damaged_checkpoints").iterdir()) == ["6", "99"]

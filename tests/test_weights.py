@@ -14,13 +14,12 @@ import safetensors
 
 from configs import rrdb_x4, workdir, x4_da
 from models import VARIANTS, random_params, small_model
-from srflow_jax import evaluation
+from srflow_jax import checkpoints, evaluation
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import config_differences, write_config
 from srflow_jax.sampling.sampler import Sampler
-from srflow_jax.training import checkpoint
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.weights import files, published, rrdb_names
@@ -124,7 +123,7 @@ def test_import_after_export_is_bit_identical(tmp_path):
   config, params, tensors = small_flow("x4_srflow")
   first, second = save(tmp_path / "1.safetensors", tensors), str(tmp_path / "2.safetensors")
   import_weights(first, str(tmp_path / "one"), config, {})
-  run = checkpoint.load_run(tmp_path / "one")
+  run = checkpoints.load_run(tmp_path / "one")
   assert_equal_trees(run.params, jax.tree.map(jnp.asarray, params))
   assert run.step == 0 and not config_differences(run.config, config)
   export_weights(str(tmp_path / "one"), second)
@@ -132,7 +131,7 @@ def test_import_after_export_is_bit_identical(tmp_path):
   assert_equal_trees(files.read(second)[0], tensors | unused)
   shipped = {name: small_config(name) for name in SHIPPED}
   import_weights(second, str(tmp_path / "two"), None, shipped)
-  again = checkpoint.load_run(tmp_path / "two")
+  again = checkpoints.load_run(tmp_path / "two")
   assert_equal_trees(again.params, run.params)
   assert not config_differences(again.config, run.config)
 
@@ -216,7 +215,7 @@ def test_rrdb_goes_in_and_out(skip, tmp_path):
   names = rrdb_names.recognise_names(files.read(file)[0])
   assert names.global_skip in (None, skip)
   import_weights(file, str(tmp_path / "again"), None, {"x": x4_da.get_config(), "rrdb": config})
-  again = checkpoint.load_run(tmp_path / "again")
+  again = checkpoints.load_run(tmp_path / "again")
   assert_equal_trees(again.params, jax.tree.map(jnp.asarray, params))
   assert not config_differences(again.config, config)
 
@@ -305,7 +304,7 @@ def test_rrdb_trains_with_l1_and_starts_a_flow(tmp_path):
   going_on.optim.encoder_init = "gone"  # what a run started from, it need not find again
   write_config(folder, going_on)
   train(going_on, str(folder))
-  run = checkpoint.load_run(folder)
+  run = checkpoints.load_run(folder)
   assert run.step == 1
   assert (
     run.params["encoder"]["conv_last"]["bias"] != params["encoder"]["conv_last"]["bias"]

@@ -16,7 +16,7 @@ from srflow_jax.evaluation import metrics
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.runs import read_config
+from srflow_jax.runs import load_config
 from srflow_jax.weights import files, named, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from srflow_jax.weights.encoders import starting_encoder
@@ -60,7 +60,7 @@ def test_realsr_as_an_encoders_start_and_as_a_run(tmp_path):
   assert sum(x.size for x in jax.tree.leaves(found)) == 16_697_987
   text = import_weights("realsr", str(tmp_path / "W"), None, {"x4_da": x4_da.get_config()})
   assert "realsr: x4, encoder 16,697,987 parameters, global skip from first_conv" in text
-  assert read_config(tmp_path / "W").model.encoder.num_blocks == 23
+  assert load_config(tmp_path / "W").model.encoder.num_blocks == 23
   assert list(json.loads((tmp_path / "W/imported.json").read_text())) == [
     "realsr_encoder.safetensors"
   ]

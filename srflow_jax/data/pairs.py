@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from srflow_jax.config import Data
 from srflow_jax.errors import InputError
 from srflow_jax.ops.resize import bicubic_window
 
@@ -67,7 +68,7 @@ class PairSource(Protocol):
     ...
 
 
-def lr_patch_size(data_config: Any, scale: int) -> int:
+def lr_patch_size(data_config: Data, scale: int) -> int:
   """Side of the LR patch; `InputError` if the HR patch is not a multiple of the scale."""
   patch = data_config.hr_patch
   if patch < scale or patch % scale:

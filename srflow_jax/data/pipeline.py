@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from srflow_jax.config import Data
 from srflow_jax.data.pairs import PairSource, RandomPatch, fixed_patches, lr_patch_size
 from srflow_jax.data.sources import open_source
 from srflow_jax.data.workers import from_workers, start_worker
@@ -29,7 +30,7 @@ _READY_BATCHES = 4
 
 
 def make_train_iterator(
-  data_config: Any,
+  data_config: Data,
   scale: int,
   seed: int,
   start_step: int = 0,
@@ -61,7 +62,7 @@ def make_train_iterator(
 
 def iterate(
   source: PairSource,
-  data_config: Any,
+  data_config: Data,
   scale: int,
   seed: int,
   start_step: int = 0,
@@ -103,7 +104,7 @@ def local_batch_size(batch_size: int, process_count: int) -> int:
 
 
 def validation_batches(
-  data_config: Any, scale: int, process_index: int = 0, process_count: int = 1
+  data_config: Data, scale: int, process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
   """The fixed validation batches of this process: the same at every call, in memory.
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+from srflow_jax.config import Data
 from srflow_jax.data.archives import hr_images, lr_images
 from srflow_jax.data.folders import FolderSource, photographs
 from srflow_jax.data.names import match_names, own_side
@@ -13,7 +14,7 @@ from srflow_jax.data.records import RecordSource
 from srflow_jax.errors import InputError
 
 
-def open_source(data_config: Any, scale: int, split: str) -> PairSource:
+def open_source(data_config: Data, scale: int, split: str) -> PairSource:
   """The training or validation images, checked.
 
   `train_dir` and `val_dir` name one of
@@ -50,7 +51,7 @@ def open_source(data_config: Any, scale: int, split: str) -> PairSource:
   return FolderSource(paths, scale, patch, cache_bytes)
 
 
-def validation_dir(data_config: Any) -> str:
+def validation_dir(data_config: Data) -> str:
   """What validation uses: `val_dir`, or the training data set's folder if it has such a split.
 
   Returns:
@@ -65,7 +66,7 @@ def validation_dir(data_config: Any) -> str:
   return str(folder) if folder and "validation" in open_set(folder).splits else ""
 
 
-def describe(data_config: Any, scale: int) -> dict[str, dict[str, Any]]:
+def describe(data_config: Data, scale: int) -> dict[str, dict[str, Any]]:
   """Tells a run's data from others, so that a run that goes on can say that they changed.
 
   Args:

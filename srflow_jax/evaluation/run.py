@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from srflow_jax.checkpoints import load_run
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import lpips_vgg
 from srflow_jax.evaluation.evaluator import Settings
@@ -18,7 +19,6 @@ from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
 from srflow_jax.sampling.sampler import Sampler
-from srflow_jax.training.checkpoint import load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """Which of a run's weights are evaluated; see `srflow_jax.training.checkpoint.load_run`."""
+  """Which of a run's weights are evaluated; see `srflow_jax.checkpoints.load_run`."""
 
   step: int | Literal["best"] | None = None
   ema: bool = True

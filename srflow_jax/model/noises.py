@@ -4,13 +4,13 @@
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
 from srflow_jax.blocks import limited
 from srflow_jax.model.features import Given
-from srflow_jax.model.kinds import Place, kind, read_part
+from srflow_jax.model.kinds import Place, kind
 
 Array = jax.Array
 
@@ -70,8 +70,3 @@ class UniformNoise(Noise):
     """See the base class."""
     noise = jax.random.uniform(key, (hr.size,), hr.dtype, -0.5, 0.5).reshape(hr.shape)
     return hr + self.width / 255 * noise, Given(lr)
-
-
-def read_noise(block: Any) -> Noise:
-  """Reads a configuration's block `data.noise`; `InputError` if it cannot be used."""
-  return read_part(Noise, block, "config.data.noise")

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srflow_jax.config import Config
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
-from srflow_jax.model.noises import read_noise
 from srflow_jax.training.optimizer import global_norm
 from srflow_jax.training.step import split_images, to_training_images
 
@@ -120,7 +120,7 @@ def _with_gradients(places: Places, gradients: Params) -> Places:
   )
 
 
-def make_diagnosis(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Places]:
+def make_diagnosis(model: Model, config: Config, parts: tuple[str, ...]) -> Callable[..., Places]:
   """`diagnosis(params, key, batch, step) -> Places`, compiled when it is first called.
 
   It computes loss and gradients as `train_step` does, in as many splits, from the parameters, the
@@ -136,7 +136,7 @@ def make_diagnosis(model: Model, config: Any, parts: tuple[str, ...]) -> Callabl
 
   def diagnosis(params: Params, key: Array, batch: dict[str, Array], step: Array) -> Places:
     key = jax.random.fold_in(key, step)
-    images = to_training_images(batch, read_noise(config.data.noise), key)
+    images = to_training_images(batch, config.data.noise, key)
 
     def of_split(images: tuple[Array, Given]) -> Places:
       def loss(trained: Params) -> tuple[Array, Places]:

@@ -16,7 +16,7 @@ def initialize(
   """Joins the other processes of the run; to be called before anything else of JAX.
 
   Args:
-    coordinator: host:port of process 0, at which it listens.
+    coordinator: host:port of process 0, at which it listens, on that address alone.
     num_processes: of the run.
     process_id: this one's number.
     detect: whether JAX finds all of this out by itself, as it can under SLURM, Open MPI, Kubernetes
@@ -34,7 +34,10 @@ def initialize(
   if not detect and missing:
     raise InputError(f"several processes need {', '.join(missing)} as well")
   try:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    # Without an address to bind to, JAX's coordinator listens on every interface.
+    jax.distributed.initialize(
+      coordinator, num_processes, process_id, coordinator_bind_address=coordinator
+    )
   except (RuntimeError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"cannot join the run's other processes: {reason}") from error
@@ -62,3 +65,17 @@ def agreement() -> Iterator[None]:
       jax.distributed.shutdown()  # together, so that each can still say why it ends
   if error:
     raise error
+
+
+def check_alike(value: int, what: str) -> None:
+  """Refuses a number that is not the same in all processes; to be called in an `agreement`.
+
+  Raises:
+    InputError: this process's is another than the first's.
+  """
+  if jax.process_count() > 1:
+    values = multihost_utils.process_allgather(np.array(value))
+    if value != values[0]:
+      raise InputError(
+        f"{what} is {value} here and {values[0]} in process 0: they must share files"
+      )

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,20 +15,26 @@ import tqdm
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
+from srflow_jax import checkpoints
+from srflow_jax.config import Config, read_config
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.model.building import abstract_params, build_model, count_parameters
 from srflow_jax.model.model import Model
-from srflow_jax.runs import check_config, lock_workdir, write_config
+from srflow_jax.runs import check_config, lock_workdir, workdir_path, write_config
 from srflow_jax.training import checkpoint, devices, distributed, start
 from srflow_jax.training.diagnosis import Places, make_diagnosis
 from srflow_jax.training.events import event_writer
+from srflow_jax.training.profile import profiled
 from srflow_jax.training.signals import StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
 from srflow_jax.weights.encoders import starting_encoder
 
 Metrics = dict[str, Any]
+
+# How many steps late the loop looks whether steps are skipped: then it waits for none that runs.
+_STEPS_BEHIND = 4
 
 
 class _Diverged(Exception):
@@ -38,17 +45,19 @@ class _Diverged(Exception):
 class _Run:
   """What a run has at hand: everything but its state."""
 
-  config: Any
+  config: Config
   model: Model
   workdir: pathlib.Path
   mesh: Mesh
-  manager: Any
+  writer: checkpoints.Writer
   validation: Validation
   step_of_phase: Callable[[int], Callable[..., Any]]
   diagnosis_of_phase: Callable[[int], Callable[..., Places]]
 
 
-def train(config: Any, workdir: str, allow_config_change: bool = False) -> TrainState:
+def train(
+  config: Config | Mapping[str, Any], workdir: str | os.PathLike, allow_config_change: bool = False
+) -> TrainState:
   """Trains a model, from the latest checkpoint of `workdir` if it has one.
 
   Args:
@@ -62,39 +71,51 @@ def train(config: Any, workdir: str, allow_config_change: bool = False) -> Train
 
   Raises:
     InputError: the configuration, the data or the workdir cannot be used, a checkpoint cannot be
-      written, or training diverged, again after it went back with a lower learning rate.
+      written, all are damaged or gone, the devices' memory does not suffice, or training diverged,
+      again after it went back with a lower learning rate.
     Interrupted: SIGTERM or SIGINT came; the state is saved.
   """
-  workdir = pathlib.Path(workdir)
   process = (jax.process_index(), jax.process_count())
   with contextlib.ExitStack() as opened:
     with distributed.agreement():
-      model = build_model(config.model, config.get("compute"))
+      workdir = workdir_path(workdir)
+      config = read_config(config)
+      model = build_model(config.model, dataclasses.asdict(config.compute))
       start.check(config, model)
-      first_batch = start.first_batch(config)
-      val_batches = validation_batches(config.data, config.model.scale, *process)
-      given = {} if checkpoint.has_checkpoint(workdir) else starting_encoder(config, model)
+      first_batch = start.first_batch(config, model.scale)
+      val_batches = validation_batches(config.data, model.scale, *process)
+      begun = bool(checkpoints.saved_steps(workdir))
+      given = {} if begun else starting_encoder(config, model)
     with distributed.agreement():  # not before: nothing is written if any process refuses
       if process[0] == 0:
         opened.enter_context(lock_workdir(workdir))
         check_config(workdir, config, allow_config_change)
 
     mesh = devices.data_mesh()
-    manager = opened.enter_context(
-      checkpoint.checkpoint_manager(workdir, config.keep_checkpoints, config.keep_best)
+
+    def latest_or_initial() -> tuple[TrainState, list[int]]:
+      """The state to go on from, on the devices, and the damaged checkpoints."""
+      new_state = functools.partial(create_state, config.optim, key=jax.random.key(config.seed))
+      like = jax.eval_shape(new_state, abstract_params(model))
+      with distributed.agreement():
+        state, errors, damaged = checkpoint.restore_latest(workdir, like, new_state)
+        if state is None:
+          state = start.initial_state(model, config, first_batch, given)
+      with distributed.agreement():
+        distributed.check_alike(int(state.step), "the step of the latest checkpoint")
+      for error in errors:
+        _say(f"{error}; going on from {int(state.step)}")
+      return devices.put_replicated(mesh, state), damaged
+
+    with _memory_named():
+      state, damaged = latest_or_initial()
+    with distributed.agreement():  # so that no process looks at checkpoints before this is done
+      if process[0] == 0:
+        checkpoints.set_aside(workdir, damaged)
+        write_config(workdir, config)  # not before: the checkpoint may not have fitted it
+    writer = opened.enter_context(
+      checkpoints.writer(workdir, config.keep_checkpoints, config.keep_best)
     )
-
-    def latest_or_initial() -> TrainState:
-      if manager.latest_step() is None:
-        state = start.initial_state(model, config, first_batch, given)
-        return devices.put_replicated(mesh, state)
-      new_state = functools.partial(create_state, config.optim)
-      like = jax.eval_shape(new_state, abstract_params(model), jax.random.key(0))
-      return checkpoint.restore(manager, checkpoint.with_sharding(like, devices.replicated(mesh)))
-
-    state = latest_or_initial()
-    if process[0] == 0:
-      write_config(workdir, config)  # not before: the checkpoint may not have fitted it
     if int(state.step):
       _say(f"continuing {workdir} from step {int(state.step)}")
     sizes = {part: count_parameters(tree) for part, tree in state.params.items()}
@@ -102,24 +123,32 @@ def train(config: Any, workdir: str, allow_config_change: bool = False) -> Train
     on_devices = [devices.put_batch(mesh, batch) for batch in val_batches]
     validation = Validation(model, config, on_devices, val_batches[0])
     by_phase = [_by_phase(make, model, config) for make in (make_train_step, make_diagnosis)]
-    run = _Run(config, model, workdir, mesh, manager, validation, *by_phase)
+    run = _Run(config, model, workdir, mesh, writer, validation, *by_phase)
     while True:
       lowered = float(state.rate_factor) < 1
       try:
-        return _run_steps(run, state)
+        with _memory_named():
+          return _run_steps(run, state)
       except _Diverged as diverged:
-        if lowered:
-          raise InputError(
-            f"{diverged}, and the learning rates had been lowered once before: training diverges. "
-            "A lower config.optim.learning_rate may help"
-          ) from None
-        checkpoint.wait(manager)
-        # Nothing tells a new process of this until the next checkpoint, nor need it be told: the
-        # same steps lead it here again.
-        factor = np.float32(config.optim.rollback_rate_factor)
-        factor_there = devices.put_replicated(mesh, factor)
-        state = latest_or_initial().replace(rate_factor=factor_there)
-        _say(f"{diverged}; going back to step {int(state.step)}, learning rates times {factor:g}")
+        reason = str(diverged)
+      # Out here nothing holds the diverged state any longer, so that there are not two at once.
+      del state
+      if lowered:
+        raise InputError(
+          f"{reason}, and the learning rates had been lowered once before: training diverges. "
+          "A lower config.optim.learning_rate may help"
+        )
+      writer.wait()
+      # Nothing tells a new process of this until the next checkpoint, nor need it be told: the
+      # same steps lead it here again.
+      state, damaged = latest_or_initial()
+      with distributed.agreement():
+        if process[0] == 0:
+          checkpoints.set_aside(workdir, damaged)
+      writer.reload()
+      factor = np.float32(config.optim.rollback_rate_factor)
+      state = state.replace(rate_factor=devices.put_replicated(mesh, factor))
+      _say(f"{reason}; going back to step {int(state.step)}, learning rates times {factor:g}")
 
 
 def _run_steps(run: _Run, state: TrainState) -> TrainState:
@@ -143,55 +172,97 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
     contextlib.closing(_batches_from(run, done)) as batches,
     event_writer(run.workdir, done) as writer,
     bar,
+    profiled(run.workdir, config.profile_steps) as profiler,
     StopRequest(run.mesh) as stop,
   ):
     for step in range(done + 1, total + 1):
-      state, metrics = run.step_of_phase(step)(state, next(batches))
+      batch = _next_batch(run, batches, state)
+      profiler.before(step)
+      state, metrics = run.step_of_phase(step)(state, batch)
+      profiler.after(step, metrics)
       pending.append(metrics)
       bar.update()
       last = step == total
       validation_loss = float("nan")
-      if step % config.log_every_steps == 0 or last:
+      saves = step % config.checkpoint_every_steps == 0 or last
+      diverged = _too_many_skipped(config, pending, saves)
+      if step % config.log_every_steps == 0 or last or diverged:
         pending = jax.device_get(pending)
-        latest = _log(writer, step, loss_name, pending)
-        _tell_of_skipped(run, writer, state, step, pending)
+        shown |= _log(run, writer, state, step, pending)
+        _raise_if_diverged(config, step, pending)
         pending = []
-        shown |= {loss_name: f"{latest[loss_name]:.4g}", "skipped": int(latest["skipped"])}
-        in_a_row = int(latest["skipped_in_a_row"])
-        if in_a_row >= config.optim.max_skipped_steps:
-          raise _Diverged(
-            f"step {step}: loss or gradient was not finite in the last {in_a_row} steps"
-          )
-        checkpoint.wait(run.manager, only_if_done=True)
+        run.writer.wait(only_if_done=True)
       if step % config.eval_every_steps == 0 or last:
         validation_loss = run.validation.write(writer, step, state.ema or state.params)
         shown[f"val_{loss_name}"] = f"{validation_loss:.4g}"
+      elif saves and config.keep_best:
+        validation_loss = run.validation.loss(state.ema or state.params)
       stopped = stop.received() and not last
-      if step % config.checkpoint_every_steps == 0 or last or stopped:
-        # What is saved is good to go back to: parameters are finite, since a step that is not is
-        # not applied, and the latest step was applied.
-        if last or not int(state.skipped_in_a_row):
-          checkpoint.save(run.manager, state, validation_loss)
+      # What is saved is good to go back to: parameters are finite, since a step that is not is
+      # not applied, and the latest step was applied.
+      if (saves or stopped) and (last or not int(state.skipped_in_a_row)):
+        checkpoint.save(run.writer, state, validation_loss)
       bar.set_postfix(shown, refresh=last)
       if stopped:
-        checkpoint.wait(run.manager)
+        run.writer.wait()
         raise Interrupted(
           f"stopped by a signal after step {step}; the same command goes on from step "
-          f"{run.manager.latest_step() or 0}"
+          f"{_latest_saved(run)}"
         )
   return state
+
+
+def _latest_saved(run: _Run) -> int:
+  return max(checkpoints.saved_steps(run.workdir), default=0)
+
+
+def _next_batch(run: _Run, batches: Iterator[Any], state: TrainState) -> Any:
+  """The next batch; where there is none to be had, what was trained is saved before that is said.
+
+  Raises:
+    InputError: an image is damaged or gone, or a process that reads them was killed.
+  """
+  try:
+    return next(batches)
+  except Exception as error:
+    if jax.process_count() > 1:  # all would have to save at once, and the others go on
+      raise
+    step, saved = int(state.step), _latest_saved(run)
+    if step > saved and not int(state.skipped_in_a_row):
+      checkpoint.save(run.writer, state)
+      run.writer.wait()
+      saved = step
+    reason = str(error) if isinstance(error, InputError) else f"reading images failed: {error!r}"
+    reason = " ".join(reason.split())
+    raise InputError(
+      f"{reason}; training stopped after step {step}, the same command goes on from step {saved}"
+    ) from error
+
+
+@contextlib.contextmanager
+def _memory_named() -> Iterator[None]:
+  """Makes an `InputError` of a want of the devices' memory."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise InputError(
+      "the devices' memory does not suffice for a step: a larger config.optim.accumulation_steps "
+      "or a smaller config.data.batch_size needs less, and so does --config.compute.remat=True"
+    ) from error
 
 
 def _batches_from(run: _Run, done: int, ahead: int = 2) -> Any:
   """This process's part of the batches after `done` steps, on the devices `ahead` of their use."""
   process = (jax.process_index(), jax.process_count())
   config = run.config
-  batches = make_train_iterator(config.data, config.model.scale, config.seed, done, *process)
+  batches = make_train_iterator(config.data, run.model.scale, config.seed, done, *process)
   return put_ahead(batches, functools.partial(devices.put_batch, run.mesh), ahead)
 
 
 def _by_phase(
-  make: Callable[..., Any], model: Model, config: Any
+  make: Callable[..., Any], model: Model, config: Config
 ) -> Callable[[int], Callable[..., Any]]:
   """For a step number, what `make` makes for its phase: encoder frozen, or all trained."""
   frozen_until = 0
@@ -202,19 +273,53 @@ def _by_phase(
   return lambda step: frozen if step <= frozen_until else full
 
 
-def _log(writer: SummaryWriter, step: int, loss_name: str, metrics: list[Metrics]) -> Metrics:
-  """Writes the mean loss of the latest steps, and of all else the last; returns them.
+def _too_many_skipped(config: Config, pending: list[Metrics], now: bool) -> bool:
+  """Whether too many steps in a row were skipped, some steps ago or `now`.
+
+  Of the steps before the last few this was asked after each of them.
+  """
+  latest = pending[-1 - _STEPS_BEHIND :]
+  asked = latest if now else latest[: len(latest) - _STEPS_BEHIND]
+  return any(int(m["skipped_in_a_row"]) >= config.optim.max_skipped_steps for m in asked)
+
+
+def _raise_if_diverged(config: Config, step: int, metrics: list[Metrics]) -> None:
+  """Raises `_Diverged` if too many of the steps up to `step` had been skipped in a row."""
+  most = config.optim.max_skipped_steps
+  for at, m in enumerate(metrics, step - len(metrics) + 1):
+    if m["skipped_in_a_row"] >= most:
+      raise _Diverged(
+        f"step {at}: loss, gradient or update was not finite in the last {most} steps"
+      )
+
+
+def _log(
+  run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[Metrics]
+) -> dict[str, Any]:
+  """Writes the mean loss of the latest applied steps, and of all else the last.
 
   Args:
+    run: the run.
     writer: of TensorBoard's events.
+    state: after the last step.
     step: the last step's number.
-    loss_name: the loss's name in the metrics.
     metrics: of the steps since the last call, on the host.
+
+  Returns:
+    What the bar shows.
   """
-  latest = metrics[-1] | {loss_name: float(np.mean([m[loss_name] for m in metrics]))}
+  loss_name = run.model.loss_name
+  losses = [m[loss_name] for m in metrics if not m["skipped_in_a_row"]]
+  latest = dict(metrics[-1])
+  del latest[loss_name]
+  shown = {"skipped": int(latest["skipped"])}
+  if losses:  # else none was applied
+    latest[loss_name] = float(np.mean(losses))
+    shown[loss_name] = f"{latest[loss_name]:.4g}"
   for name, value in latest.items():
     writer.add_scalar(f"train/{name}", float(value), step)
-  return latest
+  _tell_of_skipped(run, writer, state, step, metrics)
+  return shown
 
 
 def _tell_of_skipped(
@@ -223,7 +328,7 @@ def _tell_of_skipped(
   """Says how many of the latest steps were skipped, and where the last of them went wrong.
 
   For that its batch is made again and computed with the parameters of now: see `make_diagnosis`.
-  The arguments are the run, `_log`'s, and the state after the last step.
+  The arguments are `_log`'s.
   """
   since = step - len(metrics) + 1
   skipped = [at for at, m in enumerate(metrics, since) if m["skipped_in_a_row"]]
@@ -233,9 +338,13 @@ def _tell_of_skipped(
   with contextlib.closing(_batches_from(run, at - 1, ahead=0)) as batches:
     diagnosis = run.diagnosis_of_phase(at)
     place = diagnosis(state.params, state.key, next(batches), at - 1).first()
-  text = f"steps {since} to {step}: {len(skipped)} skipped, not finite; step {at} " + (
-    f"first in {place}" if place else f"not found again with the parameters of step {step}"
-  )
+  if place:
+    place = f"first in {place}"
+  elif at == step:  # the parameters are still those of that step
+    place = "in the optimiser's update alone"
+  else:
+    place = f"not found again with the parameters of step {step}"
+  text = f"steps {since} to {step}: {len(skipped)} skipped, not finite; step {at} {place}"
   writer.add_text("train/skipped", text, step)
   _say(text)
 

@@ -1,19 +1,25 @@
-"""The optimisation of a configuration's `optim` block: rates, Adam, decay, moving average."""
+"""The optimisation of a configuration's `optim` block: rates, optimiser, decay, moving average."""
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from srflow_jax.config import Optim
 from srflow_jax.errors import InputError
 
 Array = jax.Array
 Params = dict[str, Any]
 
+_WHERE = "config.optim.optimizer"
 
-def check(optim: Any, batch_size: int, num_devices: int) -> None:
-  """Refuses what cannot be meant.
+
+def check(optim: Optim, batch_size: int, num_devices: int) -> None:
+  """Refuses what the ranges of single fields do not tell.
 
   Args:
     optim: the configuration's `optim` block.
@@ -21,37 +27,53 @@ def check(optim: Any, batch_size: int, num_devices: int) -> None:
     num_devices: of all processes.
 
   Raises:
-    InputError: a value is out of range, or the batch cannot be divided.
+    InputError: the optimiser cannot be made, or the batch cannot be divided.
   """
-  for field in ("warmup_steps", "clip_norm", "weight_decay"):
-    if optim[field] < 0:
-      raise InputError(f"config.optim.{field} is {optim[field]}: it must be at least 0")
-  if not 0 <= optim.ema_decay < 1:
-    raise InputError(f"config.optim.ema_decay is {optim.ema_decay}: it must be in [0, 1)")
-  if optim.encoder_rate_factor <= 0:
-    raise InputError(
-      f"config.optim.encoder_rate_factor is {optim.encoder_rate_factor}: it must be above 0; "
-      "encoder_frozen_fraction = 1 keeps the encoder as it is"
-    )
-  if optim.accumulation_steps < 1:
-    raise InputError(
-      f"config.optim.accumulation_steps is {optim.accumulation_steps}: it must be at least 1"
-    )
-  if batch_size < 1 or batch_size % (num_devices * optim.accumulation_steps):
+  _check_optimizer(optim)
+  if batch_size % (num_devices * optim.accumulation_steps):
     raise InputError(
       f"config.data.batch_size is {batch_size}: it must be a multiple of the number of devices, "
       f"{num_devices}, times config.optim.accumulation_steps, {optim.accumulation_steps}"
     )
 
 
-def learning_rate_schedule(optim: Any, num_train_steps: int) -> optax.Schedule:
+def _check_optimizer(optim: Optim) -> None:
+  """Makes the optimiser and takes a step of it, in shapes alone."""
+  kind = optim.optimizer["kind"]
+  make = getattr(optax, kind, None)
+  takes = list(inspect.signature(make).parameters) if inspect.isfunction(make) else []
+  if "learning_rate" not in takes:
+    raise InputError(f"{_WHERE}.kind is {kind!r}: Optax has no optimiser of that name")
+  takes.remove("learning_rate")
+  for name, value in optim.optimizer.items():
+    if name != "kind" and name not in takes:
+      raise InputError(f"unknown key {_WHERE}.{name}: optax.{kind} takes {', '.join(takes)}")
+    if isinstance(value, float) and not np.isfinite(value):
+      raise InputError(f"{_WHERE}.{name} is {value}: it must be finite")
+  one = {"flow": {"kernel": jax.ShapeDtypeStruct((3, 3, 2, 2), jnp.float32)}}
+  rate = jax.ShapeDtypeStruct((), jnp.float32)
+
+  def step(params: Params, rate: Array) -> Any:
+    return update(optim, rate, params, init(optim, params), params)
+
+  try:
+    jax.eval_shape(step, one, rate)
+  except Exception as error:  # whatever Optax makes of arguments that it does not expect
+    reason = " ".join(str(error).split())[:200]
+    raise InputError(f"{_WHERE}: optax.{kind} cannot be used so: {reason}") from error
+
+
+def learning_rate_schedule(optim: Optim, num_train_steps: int) -> optax.Schedule:
   """The learning rate as a function of the step.
 
   Multiplied by `decay_factor` at each fraction `decay_at` of training, within each of
   `cosine_cycles` equal parts (0: none) falling from there to zero as half a cosine (Loshchilov and
   Hutter 2017), and in the first `warmup_steps` rising to all that in equal steps.
   """
-  boundaries = {round(at * num_train_steps): optim.decay_factor for at in optim.decay_at}
+  boundaries = {}
+  for at in optim.decay_at:  # in short runs several may fall on one step
+    step = round(at * num_train_steps)
+    boundaries[step] = boundaries.get(step, 1.0) * optim.decay_factor
   stepped = optax.piecewise_constant_schedule(optim.learning_rate, boundaries)
 
   def schedule(step: Array) -> Array:
@@ -66,12 +88,21 @@ def learning_rate_schedule(optim: Any, num_train_steps: int) -> optax.Schedule:
   return schedule
 
 
-def transformation(optim: Any) -> optax.GradientTransformation:
-  """What makes updates of gradients, before the learning rate: Adam, decoupled weight decay."""
-  transforms = [optax.scale_by_adam(optim.b1, optim.b2, optim.eps)]
-  if optim.weight_decay:
-    transforms.append(optax.add_decayed_weights(optim.weight_decay, mask=decays))
-  return optax.chain(*transforms)
+def transformation(optim: Optim, learning_rate: Array | float) -> optax.GradientTransformation:
+  """Optax's optimiser, for one part of the parameters.
+
+  It is made anew in every step, since the rate is one of the step's numbers; what it keeps between
+  steps does not depend on it.
+
+  Args:
+    optim: the configuration's `optim` block.
+    learning_rate: of this step.
+  """
+  arguments = dict(optim.optimizer)
+  kind = arguments.pop("kind")
+  if kind == "adam":
+    arguments = {"b1": optim.b1, "b2": optim.b2, "eps": optim.eps} | arguments
+  return getattr(optax, kind)(learning_rate, **arguments)
 
 
 def decays(params: Params) -> Params:
@@ -84,9 +115,9 @@ def decays(params: Params) -> Params:
   return jax.tree.map(lambda leaf: leaf.ndim >= 4, params)
 
 
-def init(optim: Any, params: Params) -> dict[str, Any]:
+def init(optim: Optim, params: Mapping[str, Any]) -> dict[str, Any]:
   """The optimiser's state for each part of the parameters."""
-  return {part: transformation(optim).init(tree) for part, tree in params.items()}
+  return {part: transformation(optim, 0.0).init(tree) for part, tree in params.items()}
 
 
 def global_norm(gradients: Any) -> Array:
@@ -96,42 +127,43 @@ def global_norm(gradients: Any) -> Array:
   return jnp.sqrt(sum(squares))
 
 
-def apply(
-  optim: Any,
-  learning_rate: Array,
-  gradients: Params,
-  norm: Array,
-  opt_state: Params,
-  params: Params,
+def update(
+  optim: Optim, learning_rate: Array, gradients: Params, opt_state: Params, params: Params
 ) -> tuple[Params, Params]:
   """Moves parameters against their gradients.
 
   Args:
     optim: the configuration's `optim` block.
     learning_rate: of this step; the encoder's is `encoder_rate_factor` times it.
-    gradients: by part.
-    norm: over all of them; `clip_norm` limits it.
-    opt_state: of the same parts.
+    gradients: by part; their norm, over all parts, is cut to `clip_norm`.
+    opt_state: of the same parts. A part that is frozen is not among them, and its state waits.
     params: of the same parts.
 
   Returns:
     Parameters and optimiser states after.
   """
   if optim.clip_norm:
-    factor = jnp.minimum(1.0, optim.clip_norm / norm)
-    gradients = jax.tree.map(lambda leaf: factor * leaf, gradients)
+    gradients = _stateless(optax.clip_by_global_norm(optim.clip_norm), gradients, params)
   new_params, new_opt_state = {}, {}
   for part, tree in params.items():
-    updates, new_opt_state[part] = transformation(optim).update(
+    rate = learning_rate * (optim.encoder_rate_factor if part == "encoder" else 1.0)
+    updates, new_opt_state[part] = transformation(optim, rate).update(
       gradients[part], opt_state[part], tree
     )
-    rate = learning_rate * (optim.encoder_rate_factor if part == "encoder" else 1.0)
-    updates = jax.tree.map(lambda update, rate=rate: -rate * update, updates)
+    if optim.weight_decay:
+      updates = _stateless(
+        optax.add_decayed_weights(-rate * optim.weight_decay, mask=decays), updates, tree
+      )
     new_params[part] = optax.apply_updates(tree, updates)
   return new_params, new_opt_state
 
 
-def moving_average(optim: Any, ema: Params, params: Params, applied: Array) -> Params:
+def _stateless(transform: optax.GradientTransformation, updates: Params, params: Params) -> Params:
+  """Applies a transformation that keeps nothing between steps."""
+  return transform.update(updates, transform.init(params), params)[0]
+
+
+def moving_average(optim: Optim, ema: Params, params: Params, applied: Array) -> Params:
   """The exponential moving average of parameters after `applied` steps and one more.
 
   Its decay rises to `ema_decay` as (1 + applied) / (10 + applied), as in TensorFlow's moving

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT: a run saves its state after the running step and ends."""
+"""SIGTERM and SIGINT: a run saves its state after the running step and ends.
+
+Before its first step `srflow_jax.cli` answers them.
+"""
 
 import collections
 import signal

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srflow_jax.config import Config
 from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import init_params
 from srflow_jax.model.model import Model
-from srflow_jax.model.noises import read_noise
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
 
 
-def check(config: Any, model: Model) -> None:
-  """Refuses what would only fail later.
+def check(config: Config, model: Model) -> None:
+  """Refuses fields that do not fit each other, which would only fail later.
 
   Args:
     config: the whole configuration.
@@ -27,7 +27,7 @@ def check(config: Any, model: Model) -> None:
     InputError: a field has a value that cannot be used; it is named.
   """
   multiple = model.scale * model.lr_multiple
-  if config.data.hr_patch < 1 or config.data.hr_patch % multiple:
+  if config.data.hr_patch % multiple:
     raise InputError(
       f"config.data.hr_patch is {config.data.hr_patch}: this model needs a multiple of {multiple}"
     )
@@ -38,26 +38,16 @@ def check(config: Any, model: Model) -> None:
       f"config.optim.encoder_frozen_fraction is {optim.encoder_frozen_fraction}: there is nothing "
       "but the encoder to train, so it must be 0"
     )
-  if not 0 < optim.rollback_rate_factor < 1:
-    raise InputError(
-      f"config.optim.rollback_rate_factor is {optim.rollback_rate_factor}: it must be in (0, 1)"
-    )
-  steps = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
-  for field, least in (*((field, 1) for field in steps), ("keep_checkpoints", 1), ("keep_best", 0)):
-    if config[field] < least:
-      raise InputError(f"config.{field} is {config[field]}: it must be at least {least}")
 
 
-def first_batch(config: Any) -> dict[str, np.ndarray]:
+def first_batch(config: Config, scale: int) -> dict[str, np.ndarray]:
   """The whole first batch. Every process reads all of it, so all start from equal parameters."""
-  with contextlib.closing(
-    make_train_iterator(config.data, config.model.scale, config.seed)
-  ) as batches:
+  with contextlib.closing(make_train_iterator(config.data, scale, config.seed)) as batches:
     return next(batches)
 
 
 def initial_state(
-  model: Model, config: Any, batch: dict[str, np.ndarray], given: dict[str, Any]
+  model: Model, config: Config, batch: dict[str, np.ndarray], given: dict[str, Any]
 ) -> TrainState:
   """Parameters drawn from the seed, actnorms set by the batch, with noise as training adds it.
 
@@ -72,5 +62,5 @@ def initial_state(
   key = jax.random.key(config.seed)
   init_key, noise_key = jax.random.split(key)
   images = jax.tree.map(jnp.asarray, batch)
-  hr, given_images = to_training_images(images, read_noise(config.data.noise), noise_key)
+  hr, given_images = to_training_images(images, config.data.noise, noise_key)
   return create_state(config.optim, init_params(model, init_key, hr, given_images, given), key)

@@ -8,9 +8,10 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from srflow_jax.config import Config, Optim
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
-from srflow_jax.model.noises import Noise, read_noise
+from srflow_jax.model.noises import Noise
 from srflow_jax.training import optimizer
 
 Array = jax.Array
@@ -26,10 +27,11 @@ class TrainState:
     key: the run's PRNG key. A step's own is this one with the step's number folded in.
     params: the model's parameters, by part: "encoder" and, if there is one, "flow".
     ema: their moving average, likewise; {} if `optim.ema_decay` is 0.
-    opt_state: each part's optimiser state. A frozen part's stays as it is, so that its Adam starts
-      when it thaws.
+    opt_state: each part's optimiser state. A frozen part's stays as it is, so that its optimiser
+      starts when it thaws.
     rate_factor: multiplies every learning rate; 1 at first.
-    skipped: steps that were not applied, since loss or gradient was not finite.
+    skipped: steps that were not applied, since loss, gradient or the parameters after them were not
+      finite.
     skipped_in_a_row: those among them since the last applied one.
   """
 
@@ -43,7 +45,7 @@ class TrainState:
   skipped_in_a_row: Array
 
 
-def create_state(optim: Any, params: Params, key: Array) -> TrainState:
+def create_state(optim: Optim, params: Params, key: Array) -> TrainState:
   """The state of a run that starts from `params` with the PRNG key `key`."""
   # A donated buffer may appear only once: hence a copy, and three zeros.
   step, skipped, skipped_in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
@@ -117,7 +119,7 @@ def train_step(
   batch: dict[str, Array],
   *,
   model: Model,
-  config: Any,
+  config: Config,
   parts: tuple[str, ...],
 ) -> tuple[TrainState, dict[str, Any]]:
   """One step of optimisation on the mean of the model's loss over a batch.
@@ -135,7 +137,7 @@ def train_step(
   """
   optim = config.optim
   key = jax.random.fold_in(state.key, state.step)
-  images = to_training_images(batch, read_noise(config.data.noise), key)
+  images = to_training_images(batch, config.data.noise, key)
   loss, gradients = _loss_and_gradients(
     model, state.params, parts, images, optim.accumulation_steps
   )
@@ -148,14 +150,16 @@ def train_step(
     for name, tree in (("params", state.params), ("opt_state", state.opt_state), ("ema", state.ema))
   }
   new = {}
-  new["params"], new["opt_state"] = optimizer.apply(
-    optim, learning_rate, gradients, gradient_norm, old["opt_state"], old["params"]
+  new["params"], new["opt_state"] = optimizer.update(
+    optim, learning_rate, gradients, old["opt_state"], old["params"]
   )
   applied = state.step - state.skipped
   new["ema"] = (
     optimizer.moving_average(optim, old["ema"], new["params"], applied) if state.ema else {}
   )
-  finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+  # The parameters as well: finite gradients do not make every optimiser's update finite.
+  judged = jnp.stack([loss, gradient_norm, optimizer.global_norm(new["params"])])
+  finite = jnp.isfinite(judged).all()
   kept = jax.tree.map(functools.partial(jnp.where, finite), new, old)
   state = state.replace(
     step=state.step + 1,
@@ -173,7 +177,7 @@ def train_step(
   return state, metrics
 
 
-def make_train_step(model: Model, config: Any, parts: tuple[str, ...]) -> Callable[..., Any]:
+def make_train_step(model: Model, config: Config, parts: tuple[str, ...]) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
   step = functools.partial(train_step, model=model, config=config, parts=parts)
   return jax.jit(step, donate_argnums=0)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from srflow_jax.config import Config
 from srflow_jax.evaluation import Settings, Trained, evaluate_image
 from srflow_jax.evaluation.evaluator import request_of
 from srflow_jax.evaluation.report import Row, averages
@@ -36,7 +37,7 @@ _CURVES += ("bits_per_dim", "round_trip_error", "largest_inverse_factor")
 class Validation:
   """The fixed validation patches of a run and what is computed of them."""
 
-  def __init__(self, model: Model, config: Any, batches: list[Batch], local: Batch) -> None:
+  def __init__(self, model: Model, config: Config, batches: list[Batch], local: Batch) -> None:
     """Prepares; nothing is compiled before it is called.
 
     Args:

@@ -3,13 +3,14 @@
 import pathlib
 from typing import Any
 
+from srflow_jax.checkpoints import load_run
+from srflow_jax.config import Config
 from srflow_jax.errors import InputError
 from srflow_jax.model.model import Model
-from srflow_jax.training.checkpoint import load_run
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 
 
-def starting_encoder(config: Any, model: Model) -> dict[str, Any]:
+def starting_encoder(config: Config, model: Model) -> dict[str, Any]:
   """The encoder's weights as `optim.encoder_init` says.
 
   Args:

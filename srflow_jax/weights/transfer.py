@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from srflow_jax import checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, count_parameters
 from srflow_jax.runs import write_config
-from srflow_jax.training import checkpoint
-from srflow_jax.training.step import create_state
 from srflow_jax.weights import files, own_names, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 from srflow_jax.weights.published import has_published_names, to_state_dict, unused_tensors
@@ -97,7 +96,7 @@ def export_weights(
     raise InputError(f"{path}: must end in .safetensors")
   if not os.path.isdir(path.parent):
     raise InputError(f"{path}: no such folder: {path.parent}")
-  run = checkpoint.load_run(workdir)
+  run = checkpoints.load_run(workdir)
   if not has_published_names(run.model):
     tensors = own_names.to_state_dict(run.params)
     _write(path, tensors, run, float16, facts)
@@ -123,7 +122,7 @@ def export_weights(
 def _write(
   path: pathlib.Path,
   tensors: Mapping[str, np.ndarray],
-  run: checkpoint.Run,
+  run: checkpoints.Run,
   float16: bool,
   facts: Mapping[str, str] | None,
 ) -> None:
@@ -152,11 +151,8 @@ def _write_run(
     partial = own
     write_config(partial, config)
     (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
-    state = create_state(
-      config.optim, jax.tree.map(jnp.asarray, dict(params)), jax.random.key(config.seed)
-    )
-    with checkpoint.checkpoint_manager(partial, keep=1) as manager:
-      checkpoint.save(manager, state)
+    with checkpoints.writer(partial, keep=1) as writer:
+      writer.save(0, {"params": jax.tree.map(jnp.asarray, dict(params))})
     os.replace(partial, folder)
   except OSError as error:
     raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
