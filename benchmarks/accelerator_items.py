@@ -133,7 +133,8 @@ def accuracy(emit: Emit, sizes: Sizes, seconds: float) -> None:
   report = pathlib.Path(os.environ.get("TMPDIR", "/tmp"), f"accuracy-{os.getpid()}.xml")
   command = [sys.executable, "-m", "pytest", *sizes.tests, f"--junitxml={report}", "-m", ""]
   root = pathlib.Path(__file__).resolve().parents[1]
-  process = subprocess.Popen([*command, "-p", "no:cacheprovider"], cwd=root)
+  command += ["-p", "no:cacheprovider", "-o", "junit_family=xunit1"]  # which has properties
+  process = subprocess.Popen(command, cwd=root)
   try:
     process.wait(max(1.0, seconds - 10))
   except subprocess.TimeoutExpired:  # it writes its report then, too

@@ -162,7 +162,9 @@ def _watch(
   """Exports each new checkpoint; when the time is up, asks training to stop."""
   last, asked, begin = 0, False, time.monotonic()
   while not finished.wait(0.5):
-    if time.monotonic() > stop and not asked:
+    # Before training listens for it, the signal would end this process.
+    listening = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if time.monotonic() > stop and listening and not asked:
       asked = True
       os.kill(os.getpid(), signal.SIGTERM)
     steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]

@@ -4,7 +4,8 @@ python -m benchmarks.collect --out=FOLDER [--data=TRAINING_SET] [--python_versio
 
 Writes FOLDER/whl, wheels of `PACKAGES` alone, for Linux on x86-64 and that Python, and a copy of
 the set as FOLDER/train; refuses what exceeds --limit_mb. Prints the line that is to be run there,
-in the repository's root. `--there` names further packages that the machine has.
+in the repository's root. `--there` names packages that the machine has, `--more` others that it
+lacks.
 """
 
 import pathlib

@@ -29,8 +29,8 @@ DATA = pathlib.Path(__file__).parent / "data"
 # norms (relative).
 PRECISIONS = {
   "highest": ("highest", False, 1e-4, 1e-5, 1e-3, 1e-2),
-  "default": (None, False, 0.05, 2e-4, 5e-3, 5e-2),
-  "bfloat16": (None, True, 0.4, 2e-4, 2e-2, 1e-1),
+  "default": (None, False, 0.01, 2e-4, 3e-3, 3e-2),
+  "bfloat16": (None, True, 0.02, 2e-4, 5e-3, 5e-2),
 }
 
 

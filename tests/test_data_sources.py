@@ -10,7 +10,8 @@ from PIL import Image
 
 from srflow_jax.data import make_train_iterator, validation_batches
 from srflow_jax.data.cache import PairCache
-from srflow_jax.data.pairs import Pair
+from srflow_jax.data.folders import FolderSource, photographs
+from srflow_jax.data.pairs import Pair, RandomPatch
 from srflow_jax.data.sources import open_source
 from srflow_jax.errors import InputError
 from srflow_jax.images import write_png
@@ -191,3 +192,15 @@ def test_grey_and_palette_images_are_read_as_rgb(tmp_path):
   Image.fromarray(noise(1)).quantize(16).save(tmp_path / "palette.png")
   batch = next(make_train_iterator(config(tmp_path), 4, 0))
   assert batch["hr"].shape == (4, 32, 32, 3)
+
+
+def test_lr_made_once_of_cached_images_is_that_of_patches(hr_dir):
+  paths = [path for _, path in photographs(str(hr_dir), "train")]
+  patch = RandomPatch(4, 3, flips=True, rotations=True)
+  cached, uncached = (FolderSource(paths, 4, 12, cache_bytes) for cache_bytes in (10**8, 0))
+  for index in range(len(paths)):
+    assert cached[index].lr is not None and uncached[index].lr is None
+    for seed in range(4):
+      images = [patch(s[index], np.random.default_rng(seed)) for s in (cached, uncached)]
+      for name in ("hr", "lr"):
+        np.testing.assert_array_equal(images[0][name], images[1][name])
