@@ -111,7 +111,6 @@ class Config:
   """
 
   seed: int = limited(at_least=0, at_most=2**32 - 1)
-  plugins: tuple[str, ...] = ()
   model: ml_collections.ConfigDict = read_by(_model)
   compute: Compute
   data: Data
@@ -125,6 +124,7 @@ class Config:
   eval_temperature: float = limited(at_least=0.0, at_most=1e3)
   # Workdirs of before have no such field.
   profile_steps: tuple[int, ...] = limited((), at_least=1, at_most=MOST_STEPS)
+  plugins: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     steps = self.profile_steps
