@@ -41,7 +41,7 @@ def plausible_params(model: Model) -> dict[str, Any]:
   rng = np.random.default_rng(0)
 
   def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    if path[-2] == "conv1x1":  # a rotation
+    if path[-2:] == ("matrix", "kernel"):  # a rotation
       return np.linalg.qr(rng.standard_normal(shape))[0].astype(np.float32)
     if path[-1] in ("bias", "logs"):
       return np.zeros(shape, np.float32)
