@@ -34,6 +34,13 @@ _PLACES = {"map": Map, "mixer": Mixer, "conditioner": Net}
 
 
 @dataclasses.dataclass(frozen=True)
+class _ScaleField:
+  """The scale of a model's block."""
+
+  scale: int = limited(one_of=SCALES)
+
+
+@dataclasses.dataclass(frozen=True)
 class _StageFields:
   """The fields of a stage's block whose values are numbers; see `flow.StageSpec`."""
 
@@ -64,10 +71,12 @@ def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = N
     raise InputError(f"unknown key {where}.{unknown[0]}: one of {', '.join(known)}")
   if missing := [key for key in ("scale", "encoder", "stages") if key not in config]:
     raise InputError(f"missing key {where}.{missing[0]}")
-  scale = config["scale"]
-  if type(scale) is not int or scale not in SCALES:
-    reason = " (a scale of 3 needs squeezes by 3, which do not exist yet)" if scale == 3 else ""
-    raise InputError(f"{where}.scale is {scale!r}: one of {', '.join(map(str, SCALES))}{reason}")
+  if config["scale"] == 3:
+    raise InputError(
+      f"{where}.scale is 3: one of {', '.join(map(str, SCALES))} (3 needs squeezes by 3, which do "
+      "not exist yet)"
+    )
+  scale = blocks.read(_ScaleField, {"scale": config["scale"]}, where).scale
   encoder = read_part(Encoder, config["encoder"], f"{where}.encoder")
   how = ComputeSpec() if compute is None else blocks.read(ComputeSpec, compute, "config.compute")
   stages = config["stages"]
