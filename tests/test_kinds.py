@@ -175,7 +175,7 @@ def test_inverse_is_a_float64_one():
 # --- Layers and priors: bijectors of images. ---
 
 DEFAULTS = {place: read_part(place, KINDS[place][0], place.place) for place in (Map, Mixer, Net)}
-SHAPES = [(1, 4, 4, 4), (2, 3, 5, 5)]  # the second: odd sizes, an odd number of channels
+ODD, EVEN = (2, 3, 5, 5), (1, 4, 4, 4)  # the first: odd sizes, an odd number of channels
 
 
 def bijector(place, block, shape):
@@ -206,23 +206,24 @@ def bijector(place, block, shape):
   return module, call_prior
 
 
-BIJECTORS = rows(layers.Layer, Prior) + [
-  pytest.param(
-    layers.Layer,
-    {"kind": layer, "map": block}
-    if place is Map
-    else {"kind": layer, "net": block}
-    if place is Net
-    else {"kind": "mixer", "mixer": block},
-    id=f"{layer}-{name_of(block)}",
+OF_LAYERS = [
+  pytest.param(layers.Layer, {"kind": layer, key: block}, id=f"{layer}-{name_of(block)}")
+  for layer, key, place in (
+    ("coupling", "map", Map),
+    ("injector", "map", Map),
+    ("coupling", "net", Net),
+    ("mixer", "mixer", Mixer),
   )
-  for layer, place in (("coupling", Map), ("injector", Map), ("coupling", Net), ("mixer", Mixer))
   for block in KINDS[place]
+]
+BIJECTORS = [
+  pytest.param(*row.values, shape, id=f"{row.id}-{shape}")
+  for shape, of_shape in ((ODD, [*rows(layers.Layer, Prior), *OF_LAYERS]), (EVEN, rows(Prior)))
+  for row in of_shape
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("place, block", BIJECTORS)
+@pytest.mark.parametrize("place, block, shape", BIJECTORS)
 def test_bijector(place, block, shape):
   """Round trips, the log-det against the autodiff Jacobian, gradients."""
   module, call = bijector(place, block, shape)
@@ -370,9 +371,9 @@ def test_flow_of_kinds(parts):
   np.testing.assert_allclose(log_det + inverse_log_det, 0, atol=1e-8 * max(1, abs(log_det[0])))
   for path, gradient in jax.tree_util.tree_leaves_with_path(gradients["flow"]):
     assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), jax.tree_util.keystr(path)
-  # The largest factor of a layer's inverse is at least what the inverse does on average.
-  factors = [float(jnp.max(leaf)) for leaf in jax.tree.leaves(noted)]
-  assert max(factors) >= float(jnp.exp(-log_det[0] / hr.size))
+  # The factors of all layers' inverses together are at least what the inverse does on average.
+  factors = [np.maximum(leaf, 1) for leaf in jax.tree.leaves(noted)]
+  assert sum(np.sum(np.log(f)) for f in factors) >= -log_det[0] / hr.size
 
 
 # --- Reading blocks. ---

@@ -57,7 +57,7 @@ HEADERS = [
   ((), {"stages": {}}, "model.stages is {}: it must be a list"),
   ((), {"stages": "ab"}, "model.stages is 'ab': it must be a list"),
   ((), {"stages": [3]}, r"model.stages\[0\] is 3: it must be a block"),
-  ((), {"conditioner": ...}, "missing key config.model.conditioner"),
+  ((), {"conditioner": ...}, r"missing key config.model.step\[2\].net"),
   ((), {"conditioner": 5}, "model.conditioner is 5: it must be a block"),
   ((), {"colour": 1}, "unknown key config.model.colour"),
   (
