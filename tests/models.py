@@ -32,9 +32,9 @@ def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
 
   def draw(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     noise = rng.standard_normal(shape)
-    if path[-2:] == ("matrix", "kernel"):
-      rotation = np.linalg.qr(noise)[0]
-      return rotation + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[-1])
+    if path[-2:-1] == ("matrix",):  # of a mixer: near a rotation, or the identity's parameters
+      start = np.linalg.qr(noise)[0] if path[-1] == "kernel" else np.eye(shape[-1])
+      return start + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[-1])
     if path[-1] in ("bias", "logs"):
       return 0.1 * noise
     return noise / math.sqrt(math.prod(shape[-4:-1]))
