@@ -33,7 +33,7 @@ from srflow_jax.weights.encoders import starting_encoder
 
 Metrics = dict[str, Any]
 
-# How many steps late the loop looks whether steps are skipped: then it waits for none that runs.
+# How many steps late the loop looks whether steps were skipped: it waits for no running one so.
 _STEPS_BEHIND = 4
 
 
@@ -43,7 +43,7 @@ class _Diverged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """What a run has at hand: everything but its state."""
+  """Everything that a run needs but its state."""
 
   config: Config
   model: Model
@@ -241,7 +241,7 @@ def _next_batch(run: _Run, batches: Iterator[Any], state: TrainState) -> Any:
 
 @contextlib.contextmanager
 def _memory_named() -> Iterator[None]:
-  """Makes an `InputError` of a want of the devices' memory."""
+  """Makes an `InputError` of a lack of the devices' memory."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
@@ -276,7 +276,7 @@ def _by_phase(
 def _too_many_skipped(config: Config, pending: list[Metrics], now: bool) -> bool:
   """Whether too many steps in a row were skipped, some steps ago or `now`.
 
-  Of the steps before the last few this was asked after each of them.
+  The steps before the last few were checked after each of them.
   """
   latest = pending[-1 - _STEPS_BEHIND :]
   asked = latest if now else latest[: len(latest) - _STEPS_BEHIND]
@@ -296,7 +296,7 @@ def _raise_if_diverged(config: Config, step: int, metrics: list[Metrics]) -> Non
 def _log(
   run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[Metrics]
 ) -> dict[str, Any]:
-  """Writes the mean loss of the latest applied steps, and of all else the last.
+  """Writes the mean loss of the latest applied steps, and the last value of everything else.
 
   Args:
     run: the run.

@@ -54,7 +54,7 @@ def initial_state(
 ) -> TrainState:
   """Parameters drawn from the seed, actnorms set by the batch, with noise as training adds it.
 
-  Not compiled as a whole: that takes several times longer than it saves.
+  It is not compiled as a whole, which would take several times longer than it saves.
 
   Args:
     model: the model.
