@@ -13,6 +13,7 @@ have values that are not finite: they count as black, and the last line names th
 
 import shlex
 import sys
+from typing import Literal
 
 from absl import flags
 
@@ -95,7 +96,7 @@ def _temperatures() -> list[float]:
     raise InputError(f"--temperatures={','.join(_TEMPERATURES.value)}: not numbers") from None
 
 
-def _step() -> int | str | None:
+def _step() -> int | Literal["best"] | None:
   if _CHECKPOINT.value == "latest":
     return None
   if _CHECKPOINT.value != "best" and not _CHECKPOINT.value.isdecimal():

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
   """Trains as the flags say."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
-  workdir = workdir_path(_WORKDIR.value)
+  workdir = workdir_path(_WORKDIR.value or "")
   # Here, not above: what takes seconds to import comes after signals and mistakes are answered.
   from srflow_jax.training import distributed
   from srflow_jax.training.loop import train

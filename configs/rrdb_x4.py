@@ -1,4 +1,11 @@
-"""RRDB x4 by itself, trained with L1: a system of its own, and a start for flows' encoders."""
+r"""RRDB x4 by itself, trained with L1: a system of its own, and a start for flows' encoders.
+
+    python train.py --config=configs/rrdb_x4.py --workdir=runs/rrdb_x4 \
+      --config.data.train_dir=df2k_x4
+
+Published, on DIV2K's validation set: LR-PSNR 49.20, PSNR 29.44, LPIPS 0.253
+(docs/reproducing.md).
+"""
 
 from configs import base
 

@@ -1,4 +1,11 @@
-"""SRFlow x4: sixteen steps a stage, shallow conditioners with actnorms."""
+r"""SRFlow x4: sixteen steps a stage, shallow conditioners with actnorms.
+
+    python train.py --config=configs/x4_srflow.py --workdir=runs/x4_srflow \
+      --config.data.train_dir=df2k_x4 --config.optim.encoder_init=runs/rrdb_x4
+
+Published, on DIV2K's validation set with ten samples at temperature 0.9: LR-PSNR 50.64,
+PSNR 27.09, LPIPS mean 0.120, global 0.119, local 0.089, diversity 25.24 (docs/reproducing.md).
+"""
 
 from configs import base
 

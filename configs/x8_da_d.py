@@ -1,4 +1,11 @@
-"""SRFlow-DA-D x8."""
+r"""SRFlow-DA-D x8: one step a stage, its conditioners 38 convolutions deep.
+
+    python train.py --config=configs/x8_da_d.py --workdir=runs/x8_da_d \
+      --config.data.train_dir=df2k_x8 --config.optim.encoder_init=runs/rrdb_x8
+
+Published, on DIV2K's validation set with ten samples at temperature 0.9: LR-PSNR 45.18,
+PSNR 22.54, LPIPS mean 0.306, global 0.304, local 0.241, diversity 22.54 (docs/reproducing.md).
+"""
 
 from configs import base
 

@@ -1,4 +1,13 @@
-"""SRFlow x8. Its own release taps blocks 1, 3, 5, 7; SRFlow-DA's tables use these."""
+r"""SRFlow x8: sixteen steps a stage, shallow conditioners with actnorms.
+
+Its own release taps blocks 1, 3, 5, 7; SRFlow-DA's tables use those of `base`.
+
+    python train.py --config=configs/x8_srflow.py --workdir=runs/x8_srflow \
+      --config.data.train_dir=df2k_x8 --config.optim.encoder_init=runs/rrdb_x8
+
+Published, on DIV2K's validation set with ten samples at temperature 0.9: LR-PSNR 50.09,
+PSNR 23.03, LPIPS mean 0.272, global 0.276, local 0.200, diversity 25.28 (docs/reproducing.md).
+"""
 
 from configs import base
 

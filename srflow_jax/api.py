@@ -67,7 +67,8 @@ class SuperResolution:
     Args:
       image: The LR image, `[h, w, 3]`.
       num_samples: How many. Sample i depends on the seed and i alone.
-      temperature: Standard deviation of the latents; 0 gives the one most likely latent's image.
+      temperature: Standard deviation of the latents; at 0 the image of the most
+        likely latents is drawn, the same for every sample.
       seed: Of the noise, from 0 to 2^32 - 1.
 
     Returns:
@@ -152,12 +153,12 @@ class SuperResolution:
   def _prepare(self, lr: np.ndarray, method: str) -> Prepared:
     if not self._model.stochastic:
       raise InputError("this run's model is an encoder alone: it has neither latents nor a density")
-    # On the host: HR, padded, and the latents, which have as many numbers.
+    # The host holds the padded HR image and the latents, which are as many numbers.
     reserved = 3 * 4 * 3 * self.scale**2 * lr.shape[0] * lr.shape[1]
     return self._sampler.prepare(lr, Request((method,), reserved=reserved))
 
   def _pair(self, hr: ImageLike, lr: ImageLike | None) -> tuple[Prepared, np.ndarray]:
-    """What was prepared of the LR image, and HR `[H, W, 3]`."""
+    """What the sampler prepared of the LR image, and HR `[H, W, 3]`."""
     original = hr
     hr, _ = _as_floats(hr, "hr")
     if any(side % self.scale for side in hr.shape[:2]):
@@ -177,7 +178,7 @@ class SuperResolution:
 
 
 def check_sampling(num_samples: int, temperature: float, seed: int) -> None:
-  """Refuses what cannot be meant, by `InputError`."""
+  """Raises `InputError` for settings that cannot be meant."""
   if num_samples < 1:
     raise InputError(f"num_samples is {num_samples}: it must be at least 1")
   if not 0 <= temperature < float("inf"):
@@ -209,7 +210,7 @@ def _as_floats(image: ImageLike, name: str) -> tuple[np.ndarray, np.dtype]:
 
 
 def _answer(pixels: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-  """What comes of the model, as numbers of the kind that were given."""
+  """The model's output as numbers of the kind that the input had."""
   if not np.isfinite(pixels).all():
     raise InputError(f"{name} has values that are not finite; a lower temperature may help")
   return to_uint8(pixels) if dtype == np.uint8 else pixels

@@ -32,7 +32,7 @@ _NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """The values that a field may have; None sets no limit.
+  """The values that a field may have; a limit that is None is not set.
 
   Attributes:
     at_least: the smallest value.
@@ -131,7 +131,7 @@ def read_fields(
     without: fields of the class that do not come from the configuration.
 
   Returns:
-    The fields that the block gives, by name; of the others the class has defaults.
+    The fields that the block gives, by name; for the others the class has defaults.
   """
   values = as_mapping(values, where)
   fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in without}
@@ -182,10 +182,10 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     item = typing.get_args(kind)[0]
     return tuple(_typed(v, item, f"{where}[{i}]") for i, v in enumerate(value))
   if dataclasses.is_dataclass(kind):
-    return read(kind, value, where)
+    return read(typing.cast(type, kind), value, where)
   if kind not in _NOUNS:
     raise TypeError(f"{where}: fields of type {kind} cannot be read")
-  # A bool is an int in Python, and in no configuration.
+  # Python takes a bool for an int; a configuration must not.
   accepted = {bool: bool, int: int, float: int | float, str: str}[kind]
   if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
     raise InputError(f"{where} is {_shown(value)}: it must be {_NOUNS[kind]}")

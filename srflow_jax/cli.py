@@ -79,7 +79,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-  """What an error says, in one line."""
+  """The message of an error, in one line."""
   said = " ".join(str(error.args[0] if error.args else error).split())
   return (
     said
@@ -92,7 +92,8 @@ def _cache_compilations() -> None:
   """Keeps compiled programs between runs, unless JAX's own setting names a place for them."""
   import jax
 
-  if jax.config.jax_compilation_cache_dir is None:
+  # JAX makes the attributes of its configuration as it runs.
+  if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
     try:
       cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     except RuntimeError:  # a user without a home
@@ -106,7 +107,7 @@ def _is_distributed() -> bool:
 
 
 def _exit(status: int) -> None:
-  """Ends this process; where it is one of several, at once."""
+  """Ends this process, without waiting if it is one of several."""
   if _is_distributed():
     # An ordinary end would wait for the others, and they wait in vain for this one's next step. So
     # they find it gone and end as well.
@@ -124,7 +125,7 @@ def _exit_now(status: int) -> None:
 def _stop_at_start(number: int, frame: FrameType | None) -> None:
   """Answers a signal that comes before training has a state to save, or after it has saved it."""
   del number, frame
-  # Of `os`, since the signal may come in the middle of a `print`.
+  # Written by `os`, since the signal may come in the middle of a `print`.
   os.write(2, b"stopped by a signal while no step was running; the same command goes on\n")
   os._exit(INTERRUPTED)
 
@@ -137,7 +138,7 @@ def run(
   """Parses flags and calls `main(argv)`; an `InputError` is printed as its one line.
 
   Args:
-    main: the command. It imports what takes long by itself, so that signals and mistakes are
+    main: the command. It imports slow modules itself, so that signals and mistakes are
       answered before that.
     flag_values: the command's flags. Those of a command's own, rather than absl's global ones, let
       one process call several commands.
@@ -183,9 +184,9 @@ def _run(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> No
 
 @contextlib.contextmanager
 def _answered(resumes: bool) -> Iterator[None]:
-  """Answers signals, and leaves what libraries log or threads fail with unsaid.
+  """Answers signals, and silences what libraries log and what threads fail with.
 
-  They raise it in the main thread as well, and there it is said once.
+  Libraries raise it in the main thread as well, where it is reported once.
   """
   numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
   handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}

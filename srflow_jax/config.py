@@ -48,7 +48,7 @@ def _optimizer(values: Any, where: str) -> dict[str, Any]:
   return values
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute:
   """How a model computes, which changes no parameter."""
 
@@ -56,7 +56,7 @@ class Compute:
   remat: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
   """Where patches come from and what is done to them."""
 
@@ -72,7 +72,7 @@ class Data:
   cache_mb: int = limited(at_least=0, at_most=2**24)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Optim:
   """The optimiser, its rates, and what is done about steps that are not finite."""
 
@@ -101,17 +101,18 @@ class Optim:
       object.__setattr__(self, "optimizer", {"kind": "adam"})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """All that decides what a run does, as `configs/base.py` explains field by field.
 
   Attributes:
     plugins: modules with kinds of parts; reading a configuration imports them.
-    model: the block that `srflow_jax.model.building.build_model` reads, a locked `ConfigDict`.
+    model: the block that `srflow_jax.model.building.build_model` reads: a locked `ConfigDict`, the
+      types of whose fields are known to their readers alone.
   """
 
   seed: int = limited(at_least=0, at_most=2**32 - 1)
-  model: ml_collections.ConfigDict = read_by(_model)
+  model: Any = read_by(_model)
   compute: Compute
   data: Data
   optim: Optim
@@ -151,7 +152,7 @@ def read_config(values: Mapping[str, Any] | Config, where: str = "config") -> Co
   """
   if isinstance(values, Config):
     return values
-  values = as_mapping(plain(values), where)
+  values = as_mapping(as_plain(values), where)
   plugins = values.get("plugins", ())
   if not isinstance(plugins, list | tuple) or not all(isinstance(name, str) for name in plugins):
     raise InputError(f"{where}.plugins is {plugins!r}: it must be a list of modules' names")
@@ -159,8 +160,8 @@ def read_config(values: Mapping[str, Any] | Config, where: str = "config") -> Co
   return read(Config, values, where)
 
 
-def plain(values: Any) -> Any:
-  """A `ConfigDict` as a plain mapping; all else as it is."""
+def as_plain(values: Any) -> Any:
+  """Makes plain dicts of a `ConfigDict`, and leaves everything else as it is."""
   try:
     return values.to_dict() if isinstance(values, ml_collections.ConfigDict) else values
   except ValueError as error:  # a required placeholder that nobody has filled

@@ -60,13 +60,13 @@ def whole_file(path: str | os.PathLike, make_folder: bool = False) -> Iterator[B
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
-  """Writes a file by `whole_file`; text as UTF-8."""
+  """Writes a file by `whole_file`, and encodes text as UTF-8."""
   with whole_file(path) as file:
     file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-  """Writes a JSON file by `whole_file`; refuses values that JSON cannot hold by `ValueError`."""
+  """Writes a JSON file by `whole_file`; raises `ValueError` for values that JSON cannot hold."""
   write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -104,7 +104,7 @@ def regular_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-  """What a JSON file holds.
+  """Reads the value that a JSON file holds.
 
   Raises:
     InputError: It cannot be read, is no JSON, or is larger than 256 MiB.
@@ -119,5 +119,5 @@ def read_json(path: str | os.PathLike) -> Any:
     json.dumps(value, ensure_ascii=False).encode()
     return value
   except (ValueError, RecursionError) as error:
-    reason = error.reason if isinstance(error, UnicodeError) else error
+    reason = getattr(error, "reason", error)  # a UnicodeError's, without the text itself
     raise InputError(f"{path}: damaged, it is no JSON ({reason})") from None

@@ -106,11 +106,11 @@ def decode_picture(file: BinaryIO, name: str, size: tuple[int, int] | None = Non
   """
   image = _open(file, name)
   picture = Picture(to_rgb(image, name), _rgb_profile(image))
-  found = picture.pixels.shape[:2]
-  if size is not None and found != tuple(size):
+  actual = picture.pixels.shape[:2]
+  if size is not None and actual != tuple(size):
     raise InputError(
-      f"{name}: {found[1]}x{found[0]} pixels, but {size[1]}x{size[0]} when it was checked: it has "
-      "changed since"
+      f"{name}: {actual[1]}x{actual[0]} pixels, but {size[1]}x{size[0]} when it was checked: it "
+      "has changed since"
     )
   return picture
 

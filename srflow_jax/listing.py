@@ -13,8 +13,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # bins of network storage, and the metadata in macOS's archives.
 _SYSTEM_FOLDERS = ("@eaDir", "@Recycle", "#recycle", "#snapshot", "$RECYCLE.BIN", "__MACOSX")
 
-# A folder that holds all of one of these was written by this project: a run, an evaluation that
-# was interrupted, and a whole one. The images in them are no photographs.
+# A folder that holds all files of one of these groups was written by this project: a run, an
+# interrupted evaluation, a whole one. The images in such a folder are not photographs.
 _OUTPUTS = (
   {"config.json", "checkpoints"},
   {"progress.jsonl", "samples"},
@@ -83,7 +83,7 @@ def is_image_name(path: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-  """Whether a folder or file is passed over: by a dot, or as a system's own."""
+  """Whether a folder or file is passed over, as hidden or as one that a system keeps."""
   return name in _SYSTEM_FOLDERS or (name.startswith(".") and name not in (".", ".."))
 
 
@@ -101,6 +101,6 @@ def check_name(name: str, where: str) -> None:
 
 
 def shown(path: str | os.PathLike) -> str:
-  """A path in one line of UTF-8: what is not is escaped."""
+  """A path in one line of UTF-8, in which everything that is not UTF-8 is escaped."""
   text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
   return "".join(c if ord(c) >= 32 and ord(c) != 127 else repr(c)[1:-1] for c in text)

@@ -1,9 +1,10 @@
-"""A run's folder: what it holds, its configuration, and that one run at a time has it.
+"""A run's folder: what it holds, its configuration, and a lock for one run at a time.
 
-W/config.json   the resolved configuration
-W/lock          held by the process that trains
-W/progress.json the step of the latest checkpoint that was saved
-W/checkpoints/  see `srflow_jax.checkpoints`
+W/config.json     the resolved configuration
+W/parameters.txt  a table of the model's parameters, to be read by people
+W/lock            held by the process that trains
+W/progress.json   the step of the latest checkpoint that was saved
+W/checkpoints/    see `srflow_jax.checkpoints`
 """
 
 import contextlib
@@ -128,7 +129,7 @@ def check_config(workdir: pathlib.Path, config: Config, allow_change: bool) -> N
 
 @contextlib.contextmanager
 def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
-  """Has a run's folder, made if need be, for one run at a time, also within a process.
+  """Locks a run's folder for one run at a time, also within a process; makes it if need be.
 
   The lock is released when the context or the process ends, however that happens.
 

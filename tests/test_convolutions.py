@@ -8,10 +8,10 @@ import pytest
 from srflow_jax.ops.convolutions import (
   conv,
   conv_upsampled,
-  kernel_gradient,
   normal_init,
   upsample_nearest,
 )
+from srflow_jax.ops.cpu_gradients import kernel_gradient
 
 PADDINGS = [((1, 1), (1, 1)), ((1, 0), (0, 1)), ((0, 0), (0, 0))]
 

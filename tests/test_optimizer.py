@@ -11,7 +11,7 @@ from models import random_params, small_model
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.training import diagnosis, optimizer
-from srflow_jax.training.diagnosis import Places, make_diagnosis
+from srflow_jax.training.diagnosis import FiniteChecks, make_diagnosis
 from srflow_jax.training.step import create_state, make_train_step
 from test_training import micro_config
 
@@ -279,7 +279,7 @@ def test_the_layer_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, 
 
 def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
   outputs = tuple(f"the output of flow/{name}" for name in ("z", "m/net", "m", "a"))
-  forward = Places(jnp.zeros(4, bool), outputs)
+  forward = FiniteChecks(jnp.zeros(4, bool), outputs)
   # Backward: a, m (its net first called, so last), z. What comes after m is spoilt by it.
   nan, one = jnp.array([1.0, jnp.nan]), jnp.ones(2)
   gradients = {"flow": {"a": {"w": one}, "m": {"net": {"k": {"w": nan}}}, "z": {"w": nan}}}
@@ -293,7 +293,7 @@ def test_a_gradient_that_is_not_finite_is_named_where_it_arose():
 
 def test_a_gradient_that_is_not_finite_is_named_in_a_row_of_layers():
   names = [f"the output of flow/m/{i}/{name}" for i in range(3) for name in ("a", "b")]
-  forward = Places(jnp.zeros(6, bool), tuple(names), frozenset({("flow", "m")}))
+  forward = FiniteChecks(jnp.zeros(6, bool), tuple(names), frozenset({("flow", "m")}))
   kernel, bias = jnp.ones((3, 2, 2)), jnp.ones((3, 2)).at[1, 0].set(jnp.nan)
   gradients = {"flow": {"m": {"a": {"w": kernel.at[0].set(jnp.nan)}, "b": {"w": bias}}}}
   found = diagnosis._with_gradients(forward, gradients)

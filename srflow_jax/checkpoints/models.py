@@ -49,7 +49,7 @@ def load_run(
 
   Args:
     workdir: the run's folder; training may go on in it meanwhile.
-    step: of the checkpoint; "best": the one of the lowest validation loss; None: the latest.
+    step: of the checkpoint. "best" takes the one of the lowest validation loss, None the latest.
     ema: whether to take the moving average of the parameters, if the run has one.
 
   Raises:
@@ -65,7 +65,7 @@ def load_run(
     try:
       params = _load_params(workdir, chosen, like, ema)
     except DamagedError as error:
-      # Or training, which keeps few, is deleting it: then there is a newer one.
+      # Training keeps few checkpoints and may be deleting this one; then there is a newer one.
       time.sleep(1)
       if (folder_of(workdir) / str(chosen)).exists():
         others = [str(s) for s in saved_steps(workdir) if s != chosen]

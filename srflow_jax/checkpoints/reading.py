@@ -71,14 +71,14 @@ def _is_key(leaf: Any) -> bool:
 
 def digest(tree: Any) -> str:
   """The SHA-256 of a tree's names, types, shapes and values."""
-  found = hashlib.sha256()
+  sha256 = hashlib.sha256()
   for name, leaf in sorted(_by_path(tree).items()):
     leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
     leaf = leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf
     array = np.ascontiguousarray(leaf)
-    found.update(f"{name} {array.dtype} {np.shape(leaf)}\n".encode())
-    found.update(array.reshape(-1).view(np.uint8))
-  return found.hexdigest()
+    sha256.update(f"{name} {array.dtype} {np.shape(leaf)}\n".encode())
+    sha256.update(array.reshape(-1).view(np.uint8))
+  return sha256.hexdigest()
 
 
 def contents(workdir: pathlib.Path, step: int) -> Contents:
@@ -120,7 +120,7 @@ def _damaged(workdir: pathlib.Path, step: int, error: Exception) -> DamagedError
 
 
 def validation_loss(workdir: pathlib.Path, step: int) -> float:
-  """That of a checkpoint; of a damaged one none is known."""
+  """The validation loss of a checkpoint; not a number if the checkpoint is damaged."""
   try:
     return contents(workdir, step).validation_loss
   except DamagedError:
@@ -132,7 +132,7 @@ def load_trees(
 ) -> dict[str, Any]:
   """Reads trees of a checkpoint and compares them with their digests.
 
-  This process reads alone, whatever others do.
+  It reads without waiting for other processes of the run.
 
   Args:
     workdir: the run's folder.
@@ -166,7 +166,7 @@ def load_trees(
   except DamagedError:
     raise
   except Exception as error:
-    # Whatever Orbax or TensorStore raise: they are many kinds, and it is their files' damage.
+    # Orbax and TensorStore raise errors of many kinds, all of which mean that files are damaged.
     raise _damaged(workdir, step, error) from error
   return {name: jax.tree.map(_as_type, tree, like[name]) for name, tree in trees.items()}
 
@@ -182,7 +182,7 @@ def _as_type(leaf: np.ndarray, like: Any) -> Any:
 
 
 def _load_tree(folder: pathlib.Path, name: str, like: Any) -> Any:
-  """One tree with the structure of `like`: arrays as they were saved, of PRNG keys their data."""
+  """Reads one tree with the structure of `like`, whose PRNG keys are the data of the keys."""
   if not (folder / name).is_dir():
     raise InputError(f"{name} is missing")
   here = jax.process_index()
@@ -211,6 +211,6 @@ def _check_shapes(like: Any, saved: Any) -> None:
 
 
 def _stored_shape(leaf: Any) -> tuple[int, ...]:
-  if _is_key(leaf):  # what is stored of it is its data
+  if _is_key(leaf):  # a key is stored as its data
     leaf = jax.eval_shape(jax.random.key_data, leaf)
   return tuple(leaf.shape)

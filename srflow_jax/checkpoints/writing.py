@@ -78,7 +78,7 @@ class Writer:
     """Waits until all is saved; `InputError` if it cannot be.
 
     Args:
-      only_if_done: do not wait, but look whether a save that has ended was a good one.
+      only_if_done: do not wait, but check a save that has already ended.
     """
     if only_if_done and self._manager.is_saving_in_progress():
       return
@@ -97,7 +97,7 @@ class Writer:
         self._manager.close()
 
   def reload(self) -> None:
-    """Looks again which checkpoints there are, after some were set aside."""
+    """Reads again which checkpoints there are, after some were set aside."""
     self._manager.reload()
 
   @contextlib.contextmanager
@@ -145,8 +145,8 @@ def writer(workdir: pathlib.Path, keep: int, keep_best: int = 0) -> Iterator[Wri
 
   Args:
     workdir: the run's folder.
-    keep: the latest so many checkpoints are kept,
-    keep_best: and the so many of the lowest validation loss.
+    keep: how many of the latest checkpoints are kept.
+    keep_best: how many of those with the lowest validation loss are kept beside them.
 
   Raises:
     InputError: a checkpoint cannot be written; the good ones stay.

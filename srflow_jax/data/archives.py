@@ -59,7 +59,7 @@ class ImageFile:
 
   @property
   def path(self) -> pathlib.Path:
-    """Its path, which leads through the archive if it lies in one."""
+    """Its path, which goes through the archive if it lies in one."""
     return self.container / self.member
 
   def read(self, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -88,14 +88,14 @@ class ImageFile:
     return [str(self.path.absolute()), status.st_size, status.st_mtime_ns]
 
   def _of_member(self, use: Callable[[BinaryIO], T]) -> T:
-    """What `use` makes of the archive's member as a file."""
+    """Calls `use` with the archive's member as an open file, and returns what that gives."""
     archive = _open_archive(self.container)
     try:
       if isinstance(archive, zipfile.ZipFile):
         with archive.open(self.member) as file:
           check_bytes(file, str(self), archive.getinfo(self.member).file_size)
           file.seek(0)
-          content = file.read()  # all of it, which compares its checksum
+          content = file.read()  # reading all of it compares its checksum
         return use(io.BytesIO(content))
       with archive.extractfile(self.member) as file:
         check_bytes(file, str(self), archive.getmember(self.member).size)
@@ -147,10 +147,10 @@ def hr_images(paths: Sequence[str]) -> dict[str, ImageFile]:
 def lr_images(paths: Sequence[str], scales: Sequence[int]) -> dict[int, dict[str, ImageFile]]:
   """Given LR images by scale and name.
 
-  An image is of scale s if it lies in a folder `Xs`, or if names in its container end in marks of
-  scales and its own in `xs` (DIV2K: both), as in `DIV2K_train_LR_bicubic/X4/0001x4.png`. Where one
-  scale is asked for and there are images without such a mark, all are of that scale: then a name
-  such as `fox4` need not mean anything.
+  An image is of scale s if it lies in a folder `Xs`, or if the names in its container end in marks
+  of scales and its own name in `xs`. In DIV2K both hold: `DIV2K_train_LR_bicubic/X4/0001x4.png`.
+  If one scale is asked for and there are images without such a mark, all are of that scale: then a
+  name such as `fox4` need not mean anything.
 
   Raises:
     InputError: as `hr_images`, or a container has no image of any of the scales.
@@ -159,19 +159,19 @@ def lr_images(paths: Sequence[str], scales: Sequence[int]) -> dict[int, dict[str
   for path in paths:
     members = _members(path)
     all_marked = all(re.search(r"x\d+$", _stem(m)) for m in members)
-    found = {}
+    by_scale = {}
     for scale in scales:
       marked = [m for m in members if f"X{scale}" in _folders(m)]
       if not marked and (all_marked or len(scales) > 1):
         marked = [m for m in members if re.search(rf"x{scale}$", _stem(m))]
       if marked:
-        found[scale] = marked
-    if not found and len(scales) == 1:
-      found = {scales[0]: members}
-    if not found:
+        by_scale[scale] = marked
+    if not by_scale and len(scales) == 1:
+      by_scale = {scales[0]: members}
+    if not by_scale:
       asked = ", ".join(str(scale) for scale in scales)
       raise InputError(f"{path}: no LR image of scale {asked} in it (a folder X4 or names in x4)")
-    for scale, marked in found.items():
+    for scale, marked in by_scale.items():
       _add(named.setdefault(scale, {}), path, marked)
   return named
 

@@ -21,7 +21,7 @@ class PairCache:
     return (PairCache, (self._max_bytes,))
 
   def get(self, key: Hashable, load: Callable[[], Pair]) -> Pair:
-    """The pair of that key, from memory or by `load`."""
+    """The pair of a key, from memory or, if it is not there, from `load`."""
     with self._lock:
       if key in self._pairs:
         self._pairs.move_to_end(key)

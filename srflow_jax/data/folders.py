@@ -15,8 +15,8 @@ from srflow_jax.images import check_images, read_image
 from srflow_jax.listing import list_images
 from srflow_jax.ops.resize import bicubic_window
 
-# Photographs in scikit-image's wheel (colour, natural, no download). The two motorcycles are a
-# stereo pair, hence both on one side.
+# Colour photographs in scikit-image's wheel, which need no download. The two motorcycles are a
+# stereo pair, hence both in one split.
 BUNDLED = {
   "train": ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png"),
   "validation": ("chelsea.png", "rocket.jpg"),
@@ -91,7 +91,7 @@ class FolderSource:
       for files in zip(lr, self._lr_sizes, hr, self._sizes, strict=True):
         check_lr_size(*files, scale)
     self._cache = PairCache(cache_bytes)
-    # Where all images stay in memory, each one's LR is made once and whole: a patch of it is cut
+    # If all images stay in memory, the LR of each is made once and whole: a patch of it is cut
     # five times faster than it is computed. Otherwise an image is read for a patch or two, and the
     # whole LR would cost more than those of the patches.
     pixels = sum(height * width for height, width in self._sizes)

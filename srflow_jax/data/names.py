@@ -9,12 +9,12 @@ File = TypeVar("File")
 
 
 def _hr_marks(scale: int) -> tuple[str, ...]:
-  """What HR names may end in, nothing first."""
+  """What HR names may end in; the empty ending comes first."""
   return ("", "_HR", f"_HR_x{scale}", f"_HRx{scale}", f"_SRF_{scale}_HR")
 
 
 def _lr_marks(scale: int) -> tuple[str, ...]:
-  """What LR names may end in where the HR name, or what precedes its own mark, goes before."""
+  """What may follow the HR name, without the HR name's own mark, in the name of its LR image."""
   return (
     "",
     f"x{scale}",
@@ -38,7 +38,7 @@ def match_names(
   file needs exactly one partner by any of them.
 
   Args:
-    hr: names and files (paths, or whatever prints as one) of the HR images.
+    hr: names and files of the HR images; a file is a path, or prints as one.
     lr: names and files of the LR images.
     scale: HR pixels per LR pixel, the number in the names.
 
@@ -57,14 +57,14 @@ def match_names(
   for name, file in hr:
     looked_for = _candidates(name, scale)
     # Another image of exactly that name has the better claim to it.
-    found = [n for n in looked_for if n in files and (n == name or n not in names)]
-    if not found:
+    partners = [n for n in looked_for if n in files and (n == name or n not in names)]
+    if not partners:
       raise InputError(f"{file}: no LR image of that name; looked for {', '.join(looked_for)}")
-    if len(found) > 1:
+    if len(partners) > 1:
       raise InputError(
-        f"{file}: two LR images could be its own, {files[found[0]]} and {files[found[1]]}"
+        f"{file}: two LR images could be its own, {files[partners[0]]} and {files[partners[1]]}"
       )
-    matched.append(found[0])
+    matched.append(partners[0])
   for name, file in lr:
     if name not in matched:
       raise InputError(f"{file}: no HR image of that name")
@@ -88,7 +88,7 @@ def own_side(named: Sequence[tuple[str, File]], scale: int, side: str) -> list[t
     side: "HR" or "LR".
 
   Returns:
-    Those of the side; all of them where not both sides are so marked.
+    The images of that side, or all of them if not both sides are marked so.
   """
   marks = {
     "HR": tuple(mark for mark in _hr_marks(scale) if mark),

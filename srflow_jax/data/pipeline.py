@@ -1,9 +1,9 @@
 """The input pipeline: example k of a run is a function of (seed, k) and of nothing else.
 
 Shuffling, cropping and mirroring come before the examples are dealt out. Batch s of the run has the
-examples from s * batch_size on, and process p of P has the p-th of P equal parts of it: a run that
-starts again at step s, on any number of processes and workers, continues with the batches that it
-would have seen, in the same order. No state of an iterator is needed for that.
+examples from s * batch_size on, and process p of P has the p-th of P equal parts of it. So a run
+that starts again at step s, on any number of processes and workers, continues with the batches that
+it would have seen, in the same order. No state of an iterator is needed for that.
 """
 
 import collections
@@ -75,7 +75,7 @@ def iterate(
   )
   local_batch = local_batch_size(data_config.batch_size, process_count)
   examples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform)
-  # The parts that processes have of the global batches, in turn: this one's are every P-th.
+  # Processes take parts of the global batches in turn; every P-th part is this one's.
   parts = examples.batch(local_batch, drop_remainder=True, batch_fn=_stack)
   dataset = parts[process_index::process_count][start_step:].to_iter_dataset(
     grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_READY_BATCHES)

@@ -12,8 +12,8 @@ from srflow_jax.data.set_metadata import SCALES
 from srflow_jax.data.tiles import ImageJob, TileGrid
 from srflow_jax.errors import InputError
 
-# A shard is what an interruption costs at most, for each core; but a set is read from all of its
-# files in turn, so it must not have very many.
+# An interruption costs at most a shard for each core, so shards are small. But a set is read from
+# all of its files in turn, so there must not be very many of them.
 _MIN_IMAGES_PER_SHARD = 8
 _MAX_SHARDS = 256
 
@@ -27,7 +27,7 @@ class SplitInputs:
 
 
 def images_per_shard(num_images: int) -> int:
-  """How many of a split's images go into each of its files, but for the last."""
+  """How many of a split's images go into each of its files, except the last."""
   return max(_MIN_IMAGES_PER_SHARD, -(-num_images // _MAX_SHARDS))
 
 

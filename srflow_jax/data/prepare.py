@@ -129,7 +129,7 @@ def _write_shards(work: pathlib.Path, shards: Sequence[ShardJob], num_workers: i
 
 @contextlib.contextmanager
 def _lock(work: pathlib.Path) -> Iterator[None]:
-  """Keeps a second run off; the lock goes with the process, however it ends."""
+  """Keeps a second run out; the lock ends with the process, however that happens."""
   descriptor = os.open(work, os.O_RDONLY)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +189,7 @@ def _finish(
     description="HR tiles with their LR tiles, cut from the LR images of the whole HR images.",
     metadata=metadata,
     disable_shuffling=True,
-    check_data=False,  # would need TensorFlow
+    check_data=False,  # computing them would need TensorFlow
   )
   return dict(metadata)
 

@@ -18,7 +18,7 @@ MAX_OPEN_FILES = 64
 class RecordFiles:
   """The records of a split, numbered through its files.
 
-  Readers are opened when they are needed. Of those, the least recently used is let go, so that a
+  Readers are opened when they are needed, and the least recently used one is let go, so that a
   set of thousands of files does not exceed the files that a process may open.
   """
 
@@ -55,25 +55,25 @@ class RecordFiles:
       reader = open_records(self._shards.files[shard], self._shards.lengths[shard])
       self._readers[shard] = reader
       if len(self._readers) > self._max_open:
-        # Not closed here: another thread may be reading from it. Its file closes with it.
+        # Not closed here, since another thread may be reading from it. Its file closes with it.
         self._readers.popitem(last=False)
       return reader
 
 
 def open_records(path: pathlib.Path, num_records: int) -> Any:
-  """Opens a file of so many records; `InputError` if it is missing, damaged or has others."""
+  """Opens a file of `num_records`; raises `InputError` if it is missing, damaged or has others."""
   if not path.is_file():
     raise InputError(f"{path}: missing from the data set")
   try:
-    # Reading ahead serves who reads in order.
+    # Reading ahead would help only if records were read in order.
     reader = array_record_module.ArrayRecordReader(
       str(path), options="readahead_buffer_size:0", file_reader_buffer_size=2**15
     )
-    found = reader.num_records()
+    actual = reader.num_records()
   except (RuntimeError, ValueError) as error:
     raise InputError(f"{path}: damaged ({_first_line(error)})") from None
-  if found != num_records:
-    raise InputError(f"{path}: damaged, it holds {found} records where {num_records} were written")
+  if actual != num_records:
+    raise InputError(f"{path}: damaged, it holds {actual} records where {num_records} were written")
   return reader
 
 

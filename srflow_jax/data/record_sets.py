@@ -120,7 +120,7 @@ def find_tfds(name: str) -> pathlib.Path:
         return max(versions, key=lambda path: [int(n) for n in path.name.split(".")])
   raise InputError(
     f"tfds:{name}: not prepared in {', '.join(map(str, places))}: set TFDS_DATA_DIR, or prepare it "
-    "(README, Data)"
+    "(docs/training.md, DIV2K)"
   )
 
 

@@ -59,7 +59,7 @@ class RecordSource:
     self._features = records.features
     self._digest = records.metadata.digest if records.metadata else None
     self._hr, self._lr = _features(records.features, folder, scale)
-    # Raw tiles are read as fast as they would be found in a cache.
+    # Raw tiles are read as fast from the file as from a cache.
     is_compressed = isinstance(records.features[self._hr], tfds.features.Image)
     self._cache = PairCache(cache_bytes if is_compressed else 0)
     if records.metadata:
@@ -74,7 +74,7 @@ class RecordSource:
     return self._cache.get(index, lambda: self._read(index))
 
   def __getstate__(self) -> dict[str, Any]:
-    """Leaves the open files behind: a worker opens its own."""
+    """Leaves out the open files, since a worker opens its own."""
     return {key: value for key, value in self.__dict__.items() if key != "_records"}
 
   def describe(self) -> dict[str, Any]:

@@ -27,8 +27,8 @@ DATASET_NAME = "super_resolution_tiles"
 # Folder in an incomplete set with the manifests of the shards that are whole.
 PROGRESS = "progress"
 
-# Tiles are stored as they are. Compressed by ArrayRecord they take a fifth less room and four
-# times as long to read; as PNG, twenty times.
+# Tiles are stored uncompressed. Compressed by ArrayRecord they would take a fifth less room and
+# four times as long to read; PNG would take twenty times as long.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
@@ -76,7 +76,7 @@ class TileGrid:
     return min(self.tile, size // self.unit * self.unit)
 
   def corners(self, size: int) -> list[int]:
-    """Where tiles begin along an axis: as few as cover it, spread evenly.
+    """Where tiles begin along an axis: as few tiles as cover it, spread evenly.
 
     Up to `unit` - 1 pixels at the far end stay out: no whole LR pixel of every scale lies there.
     """

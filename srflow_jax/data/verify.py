@@ -40,7 +40,7 @@ def verify(out: str | os.PathLike, num_workers: int = 0) -> dict[str, Any]:
     raise InputError(f"{out}: not prepared by this command, so there are no digests to compare")
   for split in metadata.images:
     for scale in metadata.scales:
-      RecordSource(out, split, scale, patch=scale, cache_bytes=0)  # as training opens it
+      RecordSource(out, split, scale, patch=scale, cache_bytes=0)  # opens the set as training does
   jobs = [(out / name, shard, metadata.scales) for name, shard in metadata.shards.items()]
   with tqdm.tqdm(total=len(jobs), unit="file", desc=f"verify {out}") as bar:
     for _ in run_parallel(_verify_shard, jobs, num_workers):

@@ -12,7 +12,7 @@ import numpy as np
 
 from srflow_jax.errors import InputError
 
-_POLL_SECONDS = 1.0  # how long a batch may take before the workers are looked after
+_POLL_SECONDS = 1.0  # how long a batch may take before it is checked whether the workers live
 _CLOSE_SECONDS = 5.0
 
 
@@ -39,7 +39,7 @@ def from_workers(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str,
   a device array still aliases it (on the CPU, JAX does not copy aligned arrays). So it is copied.
 
   A worker that is killed while it writes leaves half a message, for whose end Grain would wait
-  forever. So a thread of its own waits for Grain, and here the processes are watched.
+  forever. So a thread waits for Grain, while this one watches the processes.
 
   Args:
     batches: Grain's iterator, not begun; closed when this one is.
@@ -76,7 +76,7 @@ def from_workers(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str,
   workers = set()
   try:
     while True:
-      # Noted while they live: those that have ended are no longer listed.
+      # They are noted while they live, since those that have ended are no longer listed.
       workers |= set(multiprocessing.active_children()) - earlier
       try:
         item = ready.get(timeout=_POLL_SECONDS)

@@ -1,7 +1,7 @@
 """Evaluation: systems, what they are measured on, and the report.
 
-`run` puts them together; it is not imported here because it needs `srflow_jax.training`, which may
-itself evaluate.
+`run` puts them together. It is not imported here, since training, which evaluates a few patches,
+needs no more than what is.
 """
 
 from srflow_jax.evaluation.evaluator import (

@@ -16,8 +16,9 @@ from srflow_jax.sampling.sampler import Density, Seconds
 # Values that a sample has beyond these have exploded: they are not just clipped highlights.
 OUTSIDE = -1.0, 2.0
 
-# Bytes a pixel of HR that measuring takes beside the samples: making 8 bits of floats, HR as floats
-# with and without noise for the likelihood, LPIPS' maps, the sheet; none at the same time.
+# Bytes for each pixel of HR that measuring takes beside the samples. It makes 8 bits of floats, HR
+# as floats with and without noise for the likelihood, LPIPS' maps, and the sheet, one after the
+# other.
 _SCRATCH = 48
 _LPIPS_SCRATCH = 120  # bytes a pixel of a strip, of AlexNet's features
 
@@ -41,7 +42,7 @@ class Settings:
   lpips_vgg: bool = False
 
   def protocol(self) -> dict[str, str | int]:
-    """What the numbers are called by: the protocol, its version, and the kind of 8 bits."""
+    """The protocol that the numbers follow: its name, its version and the kind of 8 bits."""
     return {
       "name": metrics.PROTOCOL,
       "version": metrics.PROTOCOL_VERSION,
@@ -49,7 +50,7 @@ class Settings:
     }
 
   def luma_protocol(self, scale: int) -> dict[str, str | int]:
-    """The same of PSNR-Y and SSIM-Y, with the pixels that are left out at each border."""
+    """The protocol of PSNR-Y and SSIM-Y, with the pixels that are left out at each border."""
     return {
       "name": luma.PROTOCOL,
       "version": luma.PROTOCOL_VERSION,
@@ -58,7 +59,7 @@ class Settings:
     }
 
   def check(self) -> None:
-    """Refuses what cannot be meant, by `InputError`."""
+    """Raises `InputError` for settings that cannot be meant."""
     if self.num_samples < 1:
       raise InputError(f"num_samples is {self.num_samples}: it must be at least 1")
     if not 0 <= self.temperature < math.inf:
@@ -76,7 +77,7 @@ class Scores:
 
   Attributes:
     context_seconds: Time for what samples share; compilation is not counted.
-    sample_seconds: Mean time of a sample, given that.
+    sample_seconds: Mean time of a sample, once that is there.
     lr_psnr: dB.
     psnr: dB.
     ssim: At most 1.
@@ -92,7 +93,8 @@ class Scores:
     largest_inverse_factor: What the flow's inverse multiplies errors by at most in one layer.
     not_finite: How many of its values are not finite; they count as black.
     outside: How many are finite and outside [-1, 2], where 0 is black and 1 is white.
-    other_uint8: What samples made into 8 bits the other way score (no likelihood, the same times).
+    other_uint8: The scores of the samples made into 8 bits the other way, with the same times and
+      without likelihoods.
   """
 
   context_seconds: float
@@ -204,13 +206,13 @@ def evaluate_temperatures(
 
 
 def _modes(settings: Settings, measured: bool) -> list[str]:
-  # Both kinds of 8 bits are needed for measuring, one to be looked at.
+  # Both kinds of 8 bits are measured; one of them is looked at.
   return [m for m in metrics.UINT8_MODES if measured or m == settings.uint8_mode]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-  """Samples, `[N, H, W, 3]`, by kind of 8 bits, what was odd about each, and what it took."""
+  """Draws samples: `[N, H, W, 3]` by kind of 8 bits, counts of odd values, and the time it took."""
 
   samples: dict[str, np.ndarray]
   not_finite: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Evaluates systems on images: draws, measures and shows what is not there yet, then reports."""
+"""Evaluates systems on images: draws, measures and shows what is missing, then reports."""
 
 import dataclasses
 import itertools
@@ -150,7 +150,8 @@ def check_memory(
 
   Args:
     systems: The systems.
-    images: The images. The largest is planned; the compiler's figures for it tell of the others.
+    images: The images. The largest is planned, and the bytes that its programs take tell how much
+      others need.
     settings: How samples are drawn.
 
   Raises:
@@ -217,7 +218,7 @@ class _Evaluation:
     hr: np.ndarray | None,
     profile: bytes | None,
   ) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Samples of a system's entries: those of before, or drawn, measured and written."""
+    """The samples of a system's entries, which are drawn, measured and written if need be."""
     paths = {
       entry: [self.output / path for path in _sample_paths(image, entry, self.settings)]
       for entry in entries

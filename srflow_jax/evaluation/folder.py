@@ -1,4 +1,4 @@
-"""The folder that an evaluation writes: one evaluation's at a time, and of one evaluation alone.
+"""The folder that an evaluation writes: one evaluation has it at a time, and it holds one alone.
 
 FOLDER/lock            held by the process that evaluates
 FOLDER/files.json      what the evaluation writes, so that the next one can remove it
@@ -72,7 +72,7 @@ def begin(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
     for file in _noted(manifest):
       (folder / file).unlink(missing_ok=True)
       for parent in list(file.parents)[:-1]:  # all but the folder itself
-        with contextlib.suppress(OSError):  # it holds something else, or is gone
+        with contextlib.suppress(OSError):  # the folder holds something else, or is gone
           (folder / parent).rmdir()
     partial = manifest.with_suffix(".partial")
     partial.write_text(json.dumps([os.fspath(file) for file in files], indent=0) + "\n")

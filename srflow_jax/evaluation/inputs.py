@@ -66,7 +66,7 @@ class EvalImage:
     return lr[: height // scale, : width // scale], hr
 
   def profile(self) -> bytes | None:
-    """The ICC profile of the colours that its samples have: LR's, or HR's if LR is made of it."""
+    """The ICC profile of its samples' colours: that of LR, or of HR if LR is made from it."""
     path = self.lr_path or self.hr_path
     return rgb_profile(path) if path and not self.in_set else None
 

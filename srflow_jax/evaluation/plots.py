@@ -21,7 +21,8 @@ def plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
 
   Returns:
     By title: LPIPS against PSNR; diversity against temperature, for several temperatures; LPIPS
-    and diversity against the number of samples. None for LR images alone, which have no scores.
+    and diversity against the number of samples. LR images alone have no
+    scores, and so no plots.
   """
   systems = {
     name: system
@@ -64,7 +65,7 @@ def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, 
 
 
 def _styles(groups: Mapping[str, Group]) -> dict[str, str]:
-  """A line for each system: of its group's colour, which is one in all plots."""
+  """A line for each system, in the colour that its group has in all plots."""
   dashes = ("o-", "s--", "^:", "D-.")
   return {
     name: f"C{number}{dashes[position % len(dashes)]}"
@@ -105,7 +106,8 @@ def _draw(plot: Any, *arguments: Any) -> bytes:
   axes: Axes = figure.subplots()
   plot(axes, *arguments)
   axes.grid(alpha=0.3)
-  # Given, labels that start with an underscore are shown too; dollar signs are no mathematics.
+  # Labels that are given are shown even if they start with an underscore, and dollar signs in them
+  # do not start mathematics.
   labels = [printable(line.get_label()) for line in axes.lines]
   legend = axes.legend(axes.lines, labels, fontsize="small", framealpha=0.5)
   for text in legend.get_texts():

@@ -1,4 +1,4 @@
-"""What an evaluation has measured so far, so that one that was killed goes on where it was."""
+"""What an evaluation has measured so far, so that a killed one goes on where it was."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ FILE = "progress.jsonl"
 
 
 class Progress:
-  """A file of rows, one a line, under a line that says what they are of.
+  """A file with one row on each line, under a first line that says what was measured.
 
   Args:
     folder: Where the file lies while the evaluation runs.
@@ -67,11 +67,11 @@ class Progress:
 
 
 def fingerprint(about: Mapping[str, Any], images: list[EvalImage]) -> str:
-  """What decides an evaluation's numbers, as one line.
+  """A digest of everything that decides an evaluation's numbers.
 
   Args:
-    about: How it is made; the command and the like do not count.
-    images: Whose names, sizes and files' dates count.
+    about: How the evaluation is made. The command and the like do not count.
+    images: The images. Their names, sizes and files' dates count.
   """
   settings = {key: value for key, value in about.items() if key not in ("command", "hr_dir")}
   files = [

@@ -89,7 +89,7 @@ _COUNTS = ("not_finite", "outside")  # of values, in all samples; they have no a
 
 
 def _spread(name: str, per_sample: Sequence[float] | None) -> dict[str, float | None]:
-  """Mean, best and worst of what is better when it is more."""
+  """Mean, best and worst of a measure that is better when it is larger."""
   measured = bool(per_sample)
   return {
     name: float(np.mean(per_sample)) if measured else None,
@@ -108,7 +108,7 @@ def averages(rows: Sequence[Row]) -> dict[str, float | None]:
   """Averages one system's values over images.
 
   Args:
-    rows: One a image, at least one.
+    rows: One for each image, at least one.
 
   Returns:
     As `values`, without the counts; None where a value was not measured.
@@ -256,7 +256,7 @@ _OF_PIXELS = ("lr_psnr", "psnr", "ssim", "lpips", "diversity")
 
 
 def _other(rows: Sequence[Row]) -> dict[str, float | None]:
-  """Averages of samples made into 8 bits the other way; empty where nothing was measured."""
+  """Averages of the samples made into 8 bits the other way; empty if nothing was measured."""
   if rows[0].scores.other_uint8 is None:
     return {}
   means = _means([values(row.scores.other_uint8) for row in rows])

@@ -58,9 +58,10 @@ def evaluate_workdirs(
     output_dir: Where everything is written; '' for `evaluation` in the first workdir.
     settings: How samples are drawn.
     command: What was typed, for the report.
-    temperatures: Those of a flow's samples, each a row of the table; none for the settings' own.
+    temperatures: Of a flow's samples, a row of the table each; if there are none, the settings'
+      own is taken.
     memory: Budget and overlap.
-    weights: Of which step; the latest if nothing is said.
+    weights: Which of the runs' weights are evaluated.
 
   Returns:
     How it ended; its text is the table, and where the files are.

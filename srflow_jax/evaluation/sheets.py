@@ -24,8 +24,8 @@ def sample_cells(samples: np.ndarray, name: str = "") -> Iterator[tuple[str, np.
 
   Yields:
     Labels and pictures, uint8 `[H, W, 3]`: the first two samples, their mean, and their standard
-    deviation at each pixel (averaged over channels; its label says what white stands for). Of one
-    sample, itself alone.
+    deviation at each pixel (averaged over channels; its label says what white stands for). A
+    single sample is the only picture.
   """
   prefix = f"{name} " if name else ""
   if len(samples) == 1:
@@ -54,7 +54,7 @@ def busiest_crop(image: np.ndarray) -> tuple[int, int, int]:
   Returns:
     Top, left and side of a square that an enlargement fills; the middle if there are no edges.
   """
-  # Of a large image, one averaged over blocks of pixels tells as much.
+  # A large image is averaged over blocks of pixels, which shows edges just as well.
   block = -(-max(image.shape[:2]) // _MAX_SEARCHED)
   small = np.asarray(Image.fromarray(image).reduce(block))
   height, width = small.shape[:2]

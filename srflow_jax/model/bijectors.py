@@ -43,7 +43,7 @@ def by_channel(h: Array, numbers: int) -> Array:
 
 
 def note_inverse_factor(layer: nn.Module, log_factor: Array) -> None:
-  """Keeps the most by which a layer's inverse enlarges an error, for who asks for it.
+  """Keeps the largest factor by which a layer's inverse enlarges an error, if it is asked for.
 
   Args:
     layer: the layer.

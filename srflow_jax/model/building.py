@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from srflow_jax import blocks
 from srflow_jax.blocks import limited
@@ -51,7 +52,9 @@ class _StageFields:
   keep: int = limited(0, at_least=0)
 
 
-def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = None) -> Model:
+def build_model(
+  config: Mapping[str, Any] | ml_collections.ConfigDict, compute: Mapping[str, Any] | None = None
+) -> Model:
   """Builds the model of a configuration's `model` block.
 
   Args:
@@ -123,7 +126,7 @@ def _read_stages(config: Mapping[str, Any], where: str) -> tuple[StageSpec, ...]
     place = f"{where}.stages[{i}]"
     is_last = i == len(config["stages"]) - 1
     stage = dict(blocks.as_mapping(stage, place))
-    own = dict(shared)
+    own: dict[str, Any] = dict(shared)
     if is_last:
       own["prior"] = read_part(Prior, last_prior, f"{where}.last_prior", defaults)
     for key in ("transition", "step"):
@@ -193,12 +196,13 @@ def init_params(
     mutable=["params"],
     method="every_layer",
   )
-  return variables["params"]
+  return dict(variables["params"])
 
 
 def abstract_params(model: Model) -> dict[str, Any]:
   """The tree of a model's parameters as shapes and types; computes nothing."""
-  tree = _traced_params(model, jax.config.jax_enable_x64)
+  # JAX makes the attributes of its configuration, and linen the hash of a module, as they run.
+  tree = _traced_params(model, jax.config.jax_enable_x64)  # pyright: ignore
   return jax.tree.map(lambda leaf: leaf, tree)  # a copy: the caller may change it
 
 
@@ -209,7 +213,8 @@ def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
   size = 2 * model.scale * model.lr_multiple
   hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)
-  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, Given(lr))
+  given = Given(lr)  # pyright: ignore[reportArgumentType] shapes take the place of arrays
+  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, given)
 
 
 def count_parameters(params: Any) -> int:

@@ -191,7 +191,7 @@ class ResidualBlock(nn.Module):
 
 
 def _blocks(block: type[nn.Module], num_blocks: int, remat: bool) -> type[nn.Module]:
-  # What is kept of each block is its input; the buffer of tapped outputs is not kept again.
+  # The backward pass keeps the input of each block, and the buffer of tapped outputs only once.
   block = nn.remat(block, prevent_cse=False, methods=("transform",)) if remat else block
   return repeated(block, num_blocks, {"__call__": False})
 
@@ -238,7 +238,7 @@ class RRDB(Encoder):
 
   @property
   def feature_channels(self) -> int:
-    """The own map's and the taps'."""
+    """The channels of the own map and of the taps."""
     return self.width * (1 + len(self.taps))
 
   @property
@@ -300,12 +300,12 @@ class EDSR(Encoder):
 
   @property
   def feature_channels(self) -> int:
-    """The own map's and the taps'."""
+    """The channels of the own map and of the taps."""
     return self.width * (1 + len(self.taps))
 
   @property
   def reach(self) -> int:
-    """All that it sees: a pixel for each convolution."""
+    """It sees one pixel further with each convolution."""
     return 2 * self.num_blocks + 3
 
   def trunk(self, given: Given) -> Trunk:
@@ -343,7 +343,7 @@ class NoEncoder(Encoder):
 
   @property
   def feature_channels(self) -> int:
-    """The map's."""
+    """The channels of the map."""
     return self.width
 
   @property

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from srflow_jax.ops.convolutions import conv, conv_upsampled, upsample_nearest
 
 Array = jax.Array
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Given:
   """All that a model is told of an HR image, beside its latents: what it is conditioned on.
 
@@ -44,7 +44,7 @@ def pad_to(image: Array, size: tuple[int, int]) -> Array:
   return image
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Features:
   """What the flow sees at one resolution, `[B, h, w, channels]`, in two parts.
 
@@ -57,7 +57,7 @@ class Features:
 
   own: Array
   taps: Array
-  repeat: int = flax.struct.field(pytree_node=False)
+  repeat: int = struct.field(pytree_node=False)
 
   @property
   def channels(self) -> int:
@@ -84,7 +84,7 @@ def convolve_all(features: Features, kernels: Sequence[Array | None]) -> list[Ar
 
   Args:
     features: of one resolution.
-    kernels: `[N, 3, 3, channels, O]` each, of N equal nets; None where a net has no such kernel.
+    kernels: each `[N, 3, 3, channels, O]`, the kernels of N equal nets; None for nets without.
 
   Returns:
     For each kernel `[N, B, h, w, O]`; None for None.

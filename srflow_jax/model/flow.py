@@ -1,4 +1,4 @@
-"""The conditional flow: steps, stages, the whole. The only place that knows the order of layers.
+"""The conditional flow: its steps, its stages, and the whole. Only this file orders layers.
 
 Layers are listed in the order in which they run image → latents.
 """
@@ -6,10 +6,10 @@ Layers are listed in the order in which they run image → latents.
 import dataclasses
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from srflow_jax.model.bijectors import squeeze, unsqueeze
 from srflow_jax.model.features import Features, Given, convolve_all
@@ -27,7 +27,7 @@ class StageSpec:
   """One stage of a flow.
 
   Attributes:
-    squeeze: folds blocks of so many pixels a side into channels first; 1 for none.
+    squeeze: folds blocks of `squeeze` x `squeeze` pixels into channels first; 1 for none.
     transition_steps: how many transition steps come after that.
     steps: how many conditional steps come after those.
     split: factors out some of the channels at the end.
@@ -57,7 +57,7 @@ class StageSpec:
     return self.kept_channels(channels * self.squeeze**2)
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class StageContext:
   """What a stage needs of the LR image, once for all samples.
 
@@ -127,7 +127,7 @@ def layer_names(layers: tuple[Part, ...]) -> list[str]:
 def _steps(
   layers: tuple[Part, ...], times: int, channels: int, feature_channels: int, remat: bool
 ) -> nn.Module:
-  """So many equal steps in a row, as one module."""
+  """`times` equal steps in a row, as one module."""
   step = Step
   if remat:
     step = nn.remat(step, prevent_cse=False, methods=("condition", "forward_and_log_det"))
@@ -185,8 +185,8 @@ class Stage(nn.Module):
     """Maps z `[B, H, W, channels]`.
 
     Returns:
-      What goes on to the next stage, None of the last; the latent, None of a stage that factors out
-      none; the log-det `[B]`.
+      What goes on to the next stage, None from the last stage; the latent, None from a stage
+      without one; the log-det `[B]`.
     """
     z = squeeze(z, self.spec.squeeze)
     log_det = jnp.zeros(z.shape[0], z.dtype)
@@ -210,6 +210,7 @@ class Stage(nn.Module):
     if latent is not None:
       rest, log_det = self.prior.inverse_and_log_det(latent, z, context.prior)
       z = rest if z is None else jnp.concatenate([z, rest], -1)
+    assert z is not None  # nothing enters the last stage but its latent
     for steps, steps_context in self._steps(context)[::-1]:
       z, log_dets = steps.inverse_and_log_det(z, steps_context)
       log_det += jnp.sum(log_dets, 0)
@@ -281,4 +282,4 @@ class ConditionalFlow(nn.Module):
       latent = left.pop() if stage.spec.split or stage.is_last else None
       z, stage_log_det = stage.inverse_and_log_det(z, latent, stage_context)
       log_det += stage_log_det
-    return z, log_det
+    return z, log_det  # pyright: ignore[reportReturnType] there is a stage, so both are arrays

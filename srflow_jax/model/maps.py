@@ -1,7 +1,7 @@
 """Elementwise maps: how injectors and couplings change a number, given what a net says of it.
 
-A map has no parameters and knows no images. A net gives it so many `numbers` for each channel of
-each pixel; `parameters` makes of them what is the same for every z, and both directions take that:
+A map has no parameters and knows no images. A net gives it `numbers` numbers for each channel of
+each pixel. `parameters` computes from them what both directions need, whatever z is:
 
     p = map.parameters(h)                     # h [..., C, numbers]
     y, log_derivative = map.forward(z, p)     # z, y, log_derivative [..., C]

@@ -8,10 +8,10 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from srflow_jax.model.features import Given, pad_to
 from srflow_jax.model.flow import ConditionalFlow, Latents, StageContext, StageSpec
@@ -25,7 +25,7 @@ Origin = tuple[int | Array, int | Array]  # row and column of an LR pixel
 _LAST_LAYERS_REACH = 8  # LR pixels that tiles overlap by at least, for what follows the encoder
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Context:
   """All that depends on the LR image alone.
 
@@ -39,9 +39,9 @@ class Context:
 
   stages: tuple[StageContext, ...]
   base: Array | None
-  batch: int = flax.struct.field(pytree_node=False)
-  hr_size: tuple[int, int] = flax.struct.field(pytree_node=False)
-  padded_size: tuple[int, int] = flax.struct.field(pytree_node=False)
+  batch: int = struct.field(pytree_node=False)
+  hr_size: tuple[int, int] = struct.field(pytree_node=False)
+  padded_size: tuple[int, int] = struct.field(pytree_node=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ComputeSpec:
   remat: bool = False
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class DensityParts:
   """What the log-density of images is the sum of, `[B]` each, nats.
 
@@ -76,7 +76,7 @@ class DensityParts:
   @property
   def log_prob(self) -> Array:
     """The sum of all."""
-    return sum(self.log_dets) + sum(self.latent_log_probs)
+    return sum(self.log_dets) + sum(self.latent_log_probs)  # pyright: ignore[reportReturnType]
 
 
 def standard_normal_log_prob(z: Array) -> Array:
@@ -116,8 +116,8 @@ class Model(nn.Module, kw_only=True):
   def tile_overlap(self) -> int:
     """LR pixels of overlap that leave less than a quarter of a grey level between tiles and image.
 
-    What lies beyond a network's border fades with each layer that passes it on, so this is a rule
-    of the parts' own (`reach`); `benchmarks/tiles.py` measures the difference for any run.
+    What lies beyond a network's border fades with each layer that passes it on, so each part says
+    itself how far it sees (`reach`); `benchmarks/tiles.py` measures the difference for any run.
     """
     return self.encoder_part.unbound(scale=self.scale).reach + _LAST_LAYERS_REACH
 
@@ -215,7 +215,7 @@ class SRFlow(Model, kw_only=True):
   """
 
   stage_specs: tuple[StageSpec, ...] = ()
-  target: Target | None = None
+  target: Target
 
   loss_name: ClassVar[str] = "nll"
   parts: ClassVar[tuple[str, ...]] = ("encoder", "flow")
@@ -303,7 +303,8 @@ class SRFlow(Model, kw_only=True):
 class SuperResolver(Model, kw_only=True):
   """The encoder alone, as the deterministic model that it is: `stages = ()` in a configuration.
 
-  It has no latents and no density: `latents_at` gives none, and the parts of a density are none.
+  It has no latents and no density: `latents_at` returns an empty tuple, and so are the parts of a
+  density.
   """
 
   loss_name: ClassVar[str] = "l1"
@@ -330,6 +331,7 @@ class SuperResolver(Model, kw_only=True):
 
   def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
     """The image."""
+    assert context.base is not None  # `condition` gives one
     return context.base, jnp.zeros(context.batch)
 
   def loss(self, hr: Array, given: Given) -> Array:

@@ -133,6 +133,7 @@ class Convolutions(Net):
     if a is not None:
       own = self.first_kernel[:, :, : self.own_channels]
       x = conv(a, own) if u is None else conv(a.astype(u.dtype), own) + u
+    assert x is not None  # a net has a or u
     x = skip = relu(self.first_norm(x))
     for i, (layer, norm) in enumerate(zip(self.hidden, self.hidden_norm, strict=True), start=1):
       x = relu(norm(layer(x)))

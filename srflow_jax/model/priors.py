@@ -123,6 +123,7 @@ class Gaussian(Prior):
   def _mean_and_logs(self, kept: Array | None, context: Array | None) -> tuple[Array, Array]:
     h = self.bias
     if "kept" in self.given:
+      assert kept is not None  # `needs_kept` sees to that
       h = conv(kept, self.kernel[:, :, : self.kept_channels]) + h
     if context is not None:
       h = context.astype(h.dtype) + h

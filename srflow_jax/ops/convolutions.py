@@ -1,6 +1,5 @@
 """Convolutions and what they need: initial kernels, nearest-neighbour enlargement."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -8,11 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from srflow_jax.ops.cpu_gradients import Padding, conv_with_gradients
+
 Array = jax.Array
 Initializer = Callable[..., Array]
-Padding = tuple[tuple[int, int], tuple[int, int]]
-
-_STRIPE_BYTES = 2**21  # about a core's second-level cache
 
 
 def normal_init(stddev: float) -> Initializer:
@@ -30,96 +28,13 @@ def conv(x: Array, kernel: Array, padding: Padding | None = None) -> Array:
   Args:
     x: `[B, H, W, C]`.
     kernel: `[ky, kx, C, O]`.
-    padding: zeros before and after x's rows and columns; None: so many that an odd kernel keeps the
-      size.
+    padding: zeros before and after x's rows and columns. By default there are so many of them that
+      a kernel of odd size leaves x's size as it is.
   """
   if padding is None:
-    padding = tuple((side // 2, side // 2) for side in kernel.shape[:2])
-  return _conv(x, kernel.astype(x.dtype), padding)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: Array, kernel: Array, padding: Padding) -> Array:
-  return _plain_conv(x, kernel, padding)
-
-
-def _plain_conv(x: Array, kernel: Array, padding: Padding) -> Array:
-  return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
-
-
-def _conv_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-  return _plain_conv(x, kernel, padding), (x, kernel)
-
-
-def _conv_backward(
-  padding: Padding, saved: tuple[Array, Array], grad: Array
-) -> tuple[Array, Array]:
-  def plain(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
-    return jax.vjp(lambda x, kernel: _plain_conv(x, kernel, padding), x, kernel)[1](grad)
-
-  # XLA's CPU compiler has fast code for convolutions of one layout. It brings others there, but not
-  # within a scan, where those that JAX derives are thirty times slower than these.
-  def canonical(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
-    return input_gradient(kernel, grad, padding), kernel_gradient(x, grad, padding)
-
-  return jax.lax.platform_dependent(*saved, grad, cpu=canonical, default=plain)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def input_gradient(kernel: Array, grad: Array, padding: Padding) -> Array:
-  """The gradient of a convolution's input, as a convolution of the output's gradient.
-
-  Args:
-    kernel: `[ky, kx, C, O]`.
-    grad: of the output, `[B, h, w, O]`.
-    padding: of the input.
-  """
-  turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  pads = zip(kernel.shape[:2], padding, strict=True)
-  pads = tuple((side - 1 - before, side - 1 - after) for side, (before, after) in pads)
-  return _plain_conv(grad, turned, pads)
-
-
-def kernel_gradient(
-  x: Array, grad: Array, padding: Padding, num_stripes: int | None = None
-) -> Array:
-  """The gradient of a convolution's kernel: the sum over horizontal stripes of the image.
-
-  Of each it is the stripe convolved with the output's gradient, where the input's channels take the
-  batch's place. Of the whole image at once that is up to five times slower on a CPU, if x and grad
-  do not fit a core's cache.
-
-  Args:
-    x: the convolution's input `[B, H, W, C]`.
-    grad: of its output `[B, h, w, O]`.
-    padding: of x.
-    num_stripes: how many; None: so many that each fits the cache.
-
-  Returns:
-    `[ky, kx, C, O]`.
-  """
-  if num_stripes is None:
-    num_bytes = x.size * x.dtype.itemsize + grad.size * grad.dtype.itemsize
-    num_stripes = min(max(1, round(num_bytes / _STRIPE_BYTES)), grad.shape[1])
-  height = -(-grad.shape[1] // num_stripes)
-  below = height * num_stripes - grad.shape[1]
-  x = jnp.pad(x, ((0, 0), (padding[0][0], padding[0][1] + below), (0, 0), (0, 0)))
-  grad = jnp.pad(grad, ((0, 0), (0, below), (0, 0), (0, 0)))
-  beyond = x.shape[1] - grad.shape[1]
-
-  def add(total: Array, top: Array) -> tuple[Array, None]:
-    stripe = jax.lax.dynamic_slice_in_dim(x, top, height + beyond, 1).transpose(3, 1, 2, 0)
-    by = jax.lax.dynamic_slice_in_dim(grad, top, height, 1).transpose(1, 2, 0, 3)
-    return total + _plain_conv(stripe, by, ((0, 0), padding[1])), None
-
-  kernel_width = x.shape[2] + sum(padding[1]) - grad.shape[2] + 1
-  total = jnp.zeros((x.shape[3], beyond + 1, kernel_width, grad.shape[3]), grad.dtype)
-  total, _ = jax.lax.scan(add, total, height * jnp.arange(num_stripes), unroll=2)
-  return total.transpose(1, 2, 0, 3)  # from [C, ky, kx, O]
+    rows, columns = (side // 2 for side in kernel.shape[:2])
+    padding = ((rows, rows), (columns, columns))
+  return conv_with_gradients(x, kernel.astype(x.dtype), padding)
 
 
 class Conv(nn.Module):

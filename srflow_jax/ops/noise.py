@@ -15,7 +15,7 @@ MAX_SIDE = 2**16  # pixels a side of a field: both coordinates make one number o
 
 
 def normal_field(
-  key: Array, shape: tuple[int, int, int, int], top: int | Array = 0, left: int | Array = 0
+  key: Array, shape: tuple[int, ...], top: int | Array = 0, left: int | Array = 0
 ) -> Array:
   """Draws a window of a field of standard normal numbers.
 

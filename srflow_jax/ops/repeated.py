@@ -12,9 +12,9 @@ def repeated(
 
   Args:
     layer: the class of one; its methods are `(carry, *xs) -> (carry, ys)`, as `jax.lax.scan`'s.
-    times: how many.
+    times: how many layers.
     methods: names of the methods that run through all of them, and whether from last to first.
-    shared: for some of them, how many of the last arguments are the same for all layers.
+    shared: by method, how many of its last arguments are the same for all layers.
 
   Returns:
     A class whose parameters, `xs` and `ys` are those of all layers, stacked along the first axis.
@@ -23,7 +23,7 @@ def repeated(
     "variable_axes": {True: 0},
     "split_rngs": {"params": True},
     "length": times,
-    "check_constancy_invariants": False,  # of what layers share: nothing, and it traces all twice
+    "check_constancy_invariants": False,  # the check would trace all twice
   }
   scans = {name: each | {"reverse": backwards} for name, backwards in methods.items()}
   for name, number in shared.items():

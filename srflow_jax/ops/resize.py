@@ -201,7 +201,7 @@ def _window_weights(
 ) -> tuple[scipy.sparse.csr_array, slice]:
   """Returns the weights of some outputs, and which inputs they act on."""
   weights = _sparse_weights(in_size, factor, dtype.type)
-  if size == weights.shape[0]:
+  if size == len(weights.indptr) - 1:
     return weights, slice(None)
   # Slicing by hand: scipy's own takes longer than a whole small window.
   starts = weights.indptr[start : start + size + 1]
@@ -217,7 +217,8 @@ def _host_pass(
 ) -> np.ndarray:
   """Resizes the first axis; the result has the image's dtype."""
   flat = image.astype(weights.dtype, copy=False).reshape(image.shape[0], -1)
-  sums = (weights @ flat).reshape(weights.shape[0], *image.shape[1:])
+  sums = weights @ flat
+  sums = sums.reshape(len(sums), *image.shape[1:])
   if image.dtype != np.uint8:
     return sums
   return np.clip(_rounded(sums, _denominator(factor), rounding), 0, 255).astype(np.uint8)

@@ -18,7 +18,8 @@ from srflow_jax.sampling.tiles import Tiling, smallest_tile, tiling
 
 _GB = 10**9
 _PROCESS_BYTES = 1.0 * _GB  # of Python, JAX and compiled programs, on a CPU part of the budget
-# Bytes that a pixel of LR takes at most, over those of its context, before the compiler has said.
+# How many times the bytes of its context a pixel of LR takes at most: a guess until a size has been
+# compiled.
 _FIRST_GUESS = 4.0
 
 
@@ -60,9 +61,9 @@ class Footprint:
   """Bytes that a window takes beside the variables.
 
   Attributes:
-    shared: However many samples are drawn at a time.
-    context: Of the context alone.
-    sample: Of each sample that is drawn at a time.
+    shared: What it takes however many samples are drawn at a time.
+    context: What the context alone takes.
+    sample: What each sample that is drawn at a time takes.
   """
 
   shared: int
@@ -70,18 +71,18 @@ class Footprint:
   sample: float
 
   def total(self, batch: int) -> float:
-    """Bytes with so many samples at a time."""
+    """Bytes that are taken while `batch` samples are drawn at a time."""
     return max(self.shared, self.context + batch * self.sample)
 
   def max_batch(self, free: float) -> int:
-    """How many samples at a time take so many bytes, at least one."""
+    """How many samples can be drawn at a time within `free` bytes; at least one."""
     return max(1, int((free - self.context) / max(self.sample, 1)))
 
 
 def footprint(
   programs: Programs, size: Size, methods: tuple[str, ...], batch: int = 1
 ) -> Footprint:
-  """What the context and then the methods, one at a time, take; they are compiled."""
+  """What a window takes: the context and then the methods, one at a time. Compiles them."""
   context = num_bytes(programs.context(size))
   others = [programs.num_bytes(m, size) for m in ("condition", *methods) if m != "draw"]
   together = samples_of_program(batch)
@@ -144,11 +145,11 @@ class Budget:
     self._plans[lr_size, request] = plan
 
   def check(self, lr_size: Size, request: Request) -> None:
-    """Refuses a size that does not fit, going by what others took: compiles nothing.
+    """Refuses a size that does not fit. It goes by what other sizes took and compiles nothing.
 
     Args:
       lr_size: Height and width.
-      request: Whose methods were planned for an image as large.
+      request: What is to be computed. Its methods were planned before, for an image as large.
 
     Raises:
       InputError: Not even the smallest tile fits the budget.
@@ -159,7 +160,8 @@ class Budget:
       raise self._too_large(size, request, taken)
 
   def _padded(self, lr_size: Size) -> Size:
-    return tuple(-(-side // self._multiple) * self._multiple for side in lr_size)
+    height, width = (-(-side // self._multiple) * self._multiple for side in lr_size)
+    return height, width
 
   def _make(self, size: Size, request: Request) -> Plan:
     free = self._free(request)
@@ -185,10 +187,10 @@ class Budget:
         cut = self._cut(size, min(self._max_pixels(request.methods, free), 0.9 * pixels))
 
   def _line(self, methods: tuple[str, ...]) -> tuple[float, float]:
-    """Bytes that a window takes without pixels, and that each of its pixels of LR takes.
+    """The bytes that a window takes beside its pixels, and those that each LR pixel takes.
 
-    The line goes through the smallest and the largest window that was compiled; through zero if
-    there is but one. If there is none, it is the guess by the context's bytes.
+    The line goes through the smallest and the largest window that were compiled, or through zero
+    if only one was. If none was, it is a guess by the bytes of the context.
     """
     measured = sorted(self._measured.get(methods, {}).items())
     if not measured:
@@ -208,9 +210,11 @@ class Budget:
     return (free - shared) / each if each else math.inf
 
   def _cut(self, size: Size, max_pixels: float) -> Tiling:
-    """Tiles of at most so many pixels; the smallest, where no tile has so few."""
+    """Cuts tiles of at most `max_pixels`, or the smallest ones if none have so few pixels."""
     smallest = smallest_tile(size, self.overlap, self._multiple)
-    return tiling(size, max(max_pixels, smallest), self.overlap, self._multiple)
+    tiles = tiling(size, max(max_pixels, smallest), self.overlap, self._multiple)
+    assert tiles is not None  # the smallest tiles are not larger than that
+    return tiles
 
   def _free(self, request: Request) -> float:
     process = _PROCESS_BYTES + request.reserved if on_cpu() else 0
@@ -230,9 +234,10 @@ def num_bytes(tree: Any) -> int:
 
 
 def samples_of_program(batch: int) -> int:
-  """Of so many samples at a time, how many one program draws.
+  """How many of the samples that are drawn at a time one program draws.
 
-  On an accelerator all, which fills it. On a CPU one: each has a thread then, since a convolution
-  of few channels keeps only one core busy, however many images it is of.
+  On an accelerator one program draws all of them, which fills it. On a CPU it draws one, and each
+  has a thread of its own, since a convolution of few channels keeps only one core busy, however
+  many images it is applied to.
   """
   return 1 if on_cpu() else batch

@@ -1,7 +1,7 @@
 """A model's methods, compiled for windows of one size of LR.
 
 XLA compiles for fixed shapes, so each size needs programs of its own. The most recently used ones
-are kept; how many bytes a program takes is remembered of all.
+are kept; of every program it is remembered how many bytes it takes.
 """
 
 import contextlib
@@ -64,12 +64,12 @@ class Programs:
       return jax.block_until_ready(self._program(method, size, batch)(variables, *arguments))
 
   def compile(self, method: str, size: Size, batch: int = 1) -> None:
-    """Compiles a method if it is not there, so that `run` does not: for who takes the time."""
+    """Compiles a method that is not compiled yet, so that the time of `run` does not include it."""
     with out_of_memory_named():
       self._program(method, size, batch)
 
   def num_bytes(self, method: str, size: Size, batch: int = 1) -> int:
-    """Bytes that a method's temporaries and outputs take, by the compiler: it is compiled."""
+    """Bytes that a method's temporaries and outputs take, as its compiled program says."""
     key = method, size, batch
     if key not in self._num_bytes:
       self.compile(*key)
@@ -83,6 +83,7 @@ class Programs:
   def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
     program = self.trace(method, size, batch).lower().compile()
     analysis = program.memory_analysis()
+    assert analysis is not None  # all of JAX's compilers have one
     taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
     self._num_bytes[method, size, batch] = taken
     return program
@@ -98,7 +99,8 @@ class Programs:
       variables: Any, key: jax.Array, context: Any, temperature: Any, first: Any, origin: Any
     ) -> jax.Array:
       arguments = key, context, temperature, batch, first, origin
-      return self._model.apply(variables, *arguments, method="sample_from_context")[:, 0]
+      samples: Any = self._model.apply(variables, *arguments, method="sample_from_context")
+      return samples[:, 0]
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     number = jax.ShapeDtypeStruct((), jnp.int32)

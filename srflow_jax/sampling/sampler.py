@@ -2,7 +2,7 @@
 
 Tiles share the noise of the whole image (`ops.noise`), and the context of a tile serves all that is
 computed of it. A tile differs from the same part of the whole image only by what its network does
-not see beyond the overlap; of a tiled density, `Tiling.signed_tiles` says how it is the image's.
+not see beyond the overlap. `Tiling.signed_tiles` says how the densities of tiles make the image's.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Latents = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass
 class Seconds:
-  """Time spent, compilation aside: on contexts, and on all samples given them."""
+  """Time spent on contexts, and on all samples given them; compilation is not counted."""
 
   context: float = 0.0
   samples: float = 0.0
@@ -96,7 +96,7 @@ class Sampler:
     self.budget = Budget(model, self.programs, num_bytes(params), max_memory_gb, overlap, max_batch)
 
   def prepare(self, lr: np.ndarray, request: Request, seconds: Seconds | None = None) -> Prepared:
-    """Computes what all that is asked of an LR image shares.
+    """Computes what everything that is asked of an LR image has in common.
 
     Args:
       lr: float32 `[h, w, 3]` in [0, 1].
@@ -104,8 +104,8 @@ class Sampler:
       seconds: Gets what it took.
 
     Returns:
-      What the other methods take. Its context is there for an image that is one tile; else each
-      call computes the tiles' contexts, once for all that it is asked for.
+      What the other methods take. If the image is one tile, its context is part of that; else each
+      call computes the contexts of the tiles, once for everything that the call asks for.
 
     Raises:
       InputError: Not even the smallest tile fits the budget.
@@ -162,7 +162,7 @@ class Sampler:
           begin = time.perf_counter()
           drawn = list(threads.map(draw, wanted[::together]))
           seconds.samples += time.perf_counter() - begin
-          # The last ones may be more than are wanted: they are of one program.
+          # A program draws a fixed number, so the last batch may hold more than are wanted.
           images = itertools.chain.from_iterable(drawn)
           for offset, image in enumerate(itertools.islice(images, len(wanted))):
             yield position + offset, target, image[source]
@@ -278,9 +278,10 @@ class Sampler:
   def _kept(self, prepared: Prepared, tile: Tile) -> tuple[Window, Window]:
     """What a tile gives: which pixels of the HR image, and which of the tile they are."""
     # What lies beyond the image's own size is padding.
-    target = tuple(
-      slice(part.start, min(part.stop, side))
-      for part, side in zip(tile.kept, prepared.size, strict=True)
+    (rows, columns), (height, width) = tile.kept, prepared.size
+    target = (
+      slice(rows.start, min(rows.stop, height)),
+      slice(columns.start, min(columns.stop, width)),
     )
     source = _relative(target, tile)
     return _scaled(target, self.model.scale), _scaled(source, self.model.scale)
@@ -306,12 +307,15 @@ def pad_as_model(image: np.ndarray, multiple: int) -> np.ndarray:
 
 def _scaled(window: Window, factor: int, divisor: int = 1) -> Window:
   """A window's coordinates, multiplied by `factor / divisor`."""
-  return tuple(slice(s.start * factor // divisor, s.stop * factor // divisor) for s in window)
+
+  def scaled(part: slice) -> slice:
+    return slice(part.start * factor // divisor, part.stop * factor // divisor)
+
+  return scaled(window[0]), scaled(window[1])
 
 
 def _relative(window: Window, tile: Tile) -> Window:
   """A window of the image, in coordinates of a tile."""
-  return tuple(
-    slice(part.start - span.start, part.stop - span.start)
-    for part, span in zip(window, (tile.rows, tile.columns), strict=True)
-  )
+  top, left = tile.rows.start, tile.columns.start
+  rows, columns = window
+  return slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)

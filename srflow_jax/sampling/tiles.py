@@ -42,17 +42,17 @@ class Tile:
   @property
   def window(self) -> Window:
     """All of its pixels."""
-    return tuple(slice(span.start, span.stop) for span in (self.rows, self.columns))
+    return slice(self.rows.start, self.rows.stop), slice(self.columns.start, self.columns.stop)
 
   @property
   def kept(self) -> Window:
     """The pixels that are taken from it."""
-    return tuple(slice(span.low, span.high) for span in (self.rows, self.columns))
+    return slice(self.rows.low, self.rows.high), slice(self.columns.low, self.columns.high)
 
   @property
   def size(self) -> tuple[int, int]:
     """Height and width of the window."""
-    return tuple(span.stop - span.start for span in (self.rows, self.columns))
+    return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Tiling:
   def signed_tiles(self) -> list[Tile]:
     """Tiles with signs such that each pixel counts once in the sum over all windows.
 
-    They are the tiles and, subtracted, what neighbours share (in two dimensions by inclusion and
-    exclusion). Inside the image, each border of a tile is also one of a shared part, with the other
-    sign. So what a sum over a window has wrong near such a border cancels, as far as it reaches no
-    further than the overlap.
+    They are the tiles and, subtracted, the parts that neighbours share (in two dimensions by
+    inclusion and exclusion). Inside the image, each border of a tile is also a border of a shared
+    part, which has the other sign. So errors that a sum over a window has near such a border cancel
+    if they reach no further than the overlap.
     """
     axes = map(_signed, (self.rows, self.columns))
     return [
@@ -90,7 +90,7 @@ class Tiling:
 
 
 def _signed(tiles: Sequence[Span]) -> list[tuple[int, Span]]:
-  """Tiles along an axis, and what neighbours share, of which nothing is taken."""
+  """Tiles along an axis, and the parts that neighbours share, of which no pixel is taken."""
   shared = [
     Span(right.start, left.stop, right.start, right.start)
     for left, right in itertools.pairwise(tiles)
@@ -143,12 +143,12 @@ def tiling(size: tuple[int, int], max_pixels: float, overlap: int, multiple: int
 
   Args:
     size: Height and width, multiples of `multiple`.
-    max_pixels: The most that a tile may have.
+    max_pixels: How many pixels a tile may have.
     overlap: See `spans`.
     multiple: Tiles begin at multiples of it, and their sides are multiples too.
 
   Returns:
-    The tiles; one alone where the image fits. None if no tile has so few pixels.
+    The tiles, which are a single one if the image fits; None if no tile has so few pixels.
   """
   heights, widths = (_sides(side, overlap, multiple) for side in size)
   best = None

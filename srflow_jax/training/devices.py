@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   """One row of devices, by default all of all processes, along the axis "data"."""
   return Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
 

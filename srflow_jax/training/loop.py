@@ -19,11 +19,11 @@ from srflow_jax import checkpoints
 from srflow_jax.config import Config, read_config
 from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError, Interrupted
-from srflow_jax.model.building import abstract_params, build_model, count_parameters
+from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.model.model import Model
 from srflow_jax.runs import check_config, lock_workdir, workdir_path, write_config
 from srflow_jax.training import checkpoint, devices, distributed, start
-from srflow_jax.training.diagnosis import Places, make_diagnosis
+from srflow_jax.training.diagnosis import FiniteChecks, make_diagnosis
 from srflow_jax.training.events import event_writer
 from srflow_jax.training.profile import profiled
 from srflow_jax.training.signals import StopRequest
@@ -33,7 +33,7 @@ from srflow_jax.weights.encoders import starting_encoder
 
 Metrics = dict[str, Any]
 
-# How many steps late the loop looks whether steps are skipped: then it waits for none that runs.
+# How many steps late the loop looks whether steps were skipped: it waits for no running one so.
 _STEPS_BEHIND = 4
 
 
@@ -43,7 +43,7 @@ class _Diverged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """What a run has at hand: everything but its state."""
+  """Everything that a run needs but its state."""
 
   config: Config
   model: Model
@@ -52,7 +52,7 @@ class _Run:
   writer: checkpoints.Writer
   validation: Validation
   step_of_phase: Callable[[int], Callable[..., Any]]
-  diagnosis_of_phase: Callable[[int], Callable[..., Places]]
+  diagnosis_of_phase: Callable[[int], Callable[..., FiniteChecks]]
 
 
 def train(
@@ -62,8 +62,8 @@ def train(
 
   Args:
     config: a configuration as `configs/base.py` describes it.
-    workdir: the run's folder, made if need be; it gets `config.json`, checkpoints and TensorBoard
-      events. Several processes of one run must share it.
+    workdir: the run's folder, made if need be; it gets `config.json`, `parameters.txt`, checkpoints
+      and TensorBoard events. Several processes of one run must share it.
     allow_config_change: whether a run may go on with another configuration than it was begun with.
 
   Returns:
@@ -113,13 +113,13 @@ def train(
       if process[0] == 0:
         checkpoints.set_aside(workdir, damaged)
         write_config(workdir, config)  # not before: the checkpoint may not have fitted it
+        start.write_parameter_table(workdir, state.params)
     writer = opened.enter_context(
       checkpoints.writer(workdir, config.keep_checkpoints, config.keep_best)
     )
     if int(state.step):
       _say(f"continuing {workdir} from step {int(state.step)}")
-    sizes = {part: count_parameters(tree) for part, tree in state.params.items()}
-    _say(f"parameters: {', '.join(f'{part} {n:,}' for part, n in sizes.items())}")
+    _say(start.parameter_line(state.params))
     on_devices = [devices.put_batch(mesh, batch) for batch in val_batches]
     validation = Validation(model, config, on_devices, val_batches[0])
     by_phase = [_by_phase(make, model, config) for make in (make_train_step, make_diagnosis)]
@@ -147,7 +147,7 @@ def train(
           checkpoints.set_aside(workdir, damaged)
       writer.reload()
       factor = np.float32(config.optim.rollback_rate_factor)
-      state = state.replace(rate_factor=devices.put_replicated(mesh, factor))
+      state = dataclasses.replace(state, rate_factor=devices.put_replicated(mesh, factor))
       _say(f"{reason}; going back to step {int(state.step)}, learning rates times {factor:g}")
 
 
@@ -241,7 +241,7 @@ def _next_batch(run: _Run, batches: Iterator[Any], state: TrainState) -> Any:
 
 @contextlib.contextmanager
 def _memory_named() -> Iterator[None]:
-  """Makes an `InputError` of a want of the devices' memory."""
+  """Makes an `InputError` of a lack of the devices' memory."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
@@ -276,7 +276,7 @@ def _by_phase(
 def _too_many_skipped(config: Config, pending: list[Metrics], now: bool) -> bool:
   """Whether too many steps in a row were skipped, some steps ago or `now`.
 
-  Of the steps before the last few this was asked after each of them.
+  The steps before the last few were checked after each of them.
   """
   latest = pending[-1 - _STEPS_BEHIND :]
   asked = latest if now else latest[: len(latest) - _STEPS_BEHIND]
@@ -285,18 +285,18 @@ def _too_many_skipped(config: Config, pending: list[Metrics], now: bool) -> bool
 
 def _raise_if_diverged(config: Config, step: int, metrics: list[Metrics]) -> None:
   """Raises `_Diverged` if too many of the steps up to `step` had been skipped in a row."""
-  most = config.optim.max_skipped_steps
+  limit = config.optim.max_skipped_steps
   for at, m in enumerate(metrics, step - len(metrics) + 1):
-    if m["skipped_in_a_row"] >= most:
+    if m["skipped_in_a_row"] >= limit:
       raise _Diverged(
-        f"step {at}: loss, gradient or update was not finite in the last {most} steps"
+        f"step {at}: loss, gradient or update was not finite in the last {limit} steps"
       )
 
 
 def _log(
   run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[Metrics]
 ) -> dict[str, Any]:
-  """Writes the mean loss of the latest applied steps, and of all else the last.
+  """Writes the mean loss of the latest applied steps, and the last value of everything else.
 
   Args:
     run: the run.
@@ -312,7 +312,7 @@ def _log(
   losses = [m[loss_name] for m in metrics if not m["skipped_in_a_row"]]
   latest = dict(metrics[-1])
   del latest[loss_name]
-  shown = {"skipped": int(latest["skipped"])}
+  shown: dict[str, Any] = {"skipped": int(latest["skipped"])}
   if losses:  # else none was applied
     latest[loss_name] = float(np.mean(losses))
     shown[loss_name] = f"{latest[loss_name]:.4g}"

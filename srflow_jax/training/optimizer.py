@@ -19,7 +19,7 @@ _WHERE = "config.optim.optimizer"
 
 
 def check(optim: Optim, batch_size: int, num_devices: int) -> None:
-  """Refuses what the ranges of single fields do not tell.
+  """Refuses values that only together, or with the devices, cannot be used.
 
   Args:
     optim: the configuration's `optim` block.
@@ -76,7 +76,7 @@ def learning_rate_schedule(optim: Optim, num_train_steps: int) -> optax.Schedule
     boundaries[step] = boundaries.get(step, 1.0) * optim.decay_factor
   stepped = optax.piecewise_constant_schedule(optim.learning_rate, boundaries)
 
-  def schedule(step: Array) -> Array:
+  def schedule(step: Any) -> Any:
     rate = stepped(step)
     if optim.cosine_cycles:
       in_cycle = (step * optim.cosine_cycles / num_train_steps) % 1
@@ -158,12 +158,12 @@ def update(
   return new_params, new_opt_state
 
 
-def _stateless(transform: optax.GradientTransformation, updates: Params, params: Params) -> Params:
+def _stateless(transform: optax.GradientTransformation, updates: Any, params: Params) -> Any:
   """Applies a transformation that keeps nothing between steps."""
   return transform.update(updates, transform.init(params), params)[0]
 
 
-def moving_average(optim: Optim, ema: Params, params: Params, applied: Array) -> Params:
+def moving_average(optim: Optim, ema: Params, params: Params, applied: Array) -> Any:
   """The exponential moving average of parameters after `applied` steps and one more.
 
   Its decay rises to `ema_decay` as (1 + applied) / (10 + applied), as in TensorFlow's moving

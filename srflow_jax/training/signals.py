@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from srflow_jax.training import devices
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Steps after which processes act on each other's signals. To read a flag that was exchanged so many
-# steps ago waits for no step that is still running.
+# Steps after which processes act on each other's signals. Reading a flag that was exchanged so long
+# ago does not wait for a step that is still running.
 _STEPS_BEHIND = 4
 
 

@@ -1,16 +1,19 @@
 """What a run starts from: its configuration, refused if it cannot be used, and its first state."""
 
 import contextlib
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 
 from srflow_jax.config import Config
 from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError
-from srflow_jax.model.building import init_params
+from srflow_jax.files import write_whole
+from srflow_jax.model.building import count_parameters, init_params
 from srflow_jax.model.model import Model
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
@@ -51,7 +54,7 @@ def initial_state(
 ) -> TrainState:
   """Parameters drawn from the seed, actnorms set by the batch, with noise as training adds it.
 
-  Not compiled as a whole: that takes several times longer than it saves.
+  It is not compiled as a whole, which would take several times longer than it saves.
 
   Args:
     model: the model.
@@ -64,3 +67,21 @@ def initial_state(
   images = jax.tree.map(jnp.asarray, batch)
   hr, given_images = to_training_images(images, config.data.noise, noise_key)
   return create_state(config.optim, init_params(model, init_key, hr, given_images, given), key)
+
+
+def parameter_line(params: dict[str, Any]) -> str:
+  """How many parameters each part of a model has, in one line."""
+  sizes = ", ".join(f"{part} {count_parameters(tree):,}" for part, tree in params.items())
+  return f"parameters: {sizes}"
+
+
+def write_parameter_table(workdir: pathlib.Path, params: dict[str, Any]) -> None:
+  """Writes every parameter's name, shape, type and size into `parameters.txt` of a run's folder.
+
+  Of layers in a row, the first axis counts the layers.
+
+  Raises:
+    InputError: the file cannot be written.
+  """
+  table = parameter_overview.get_parameter_overview(params, include_stats=False)
+  write_whole(workdir / "parameters.txt", f"{table}\n")

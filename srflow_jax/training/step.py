@@ -1,12 +1,13 @@
 """The training step: loss, gradients, optimisation, and the refusal of what is not finite."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from srflow_jax.config import Config, Optim
 from srflow_jax.model.features import Given
@@ -18,7 +19,7 @@ Array = jax.Array
 Params = dict[str, Any]
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
   """All that training changes.
 
@@ -95,7 +96,8 @@ def _loss_and_gradients(
   """
 
   def mean_loss(trained: Params, images: tuple[Array, Given]) -> Array:
-    return jnp.mean(model.apply({"params": params | trained}, *images, method="loss"))
+    losses: Any = model.apply({"params": params | trained}, *images, method="loss")
+    return jnp.mean(losses)
 
   trained = {part: params[part] for part in parts}
   value_and_grad = jax.value_and_grad(mean_loss)
@@ -106,8 +108,7 @@ def _loss_and_gradients(
     loss, gradients = value_and_grad(trained, images)
     return jax.tree.map(jnp.add, total, gradients), loss
 
-  # A scan, since it makes sure of the memory: in straight-line code XLA computes the splits side by
-  # side.
+  # A scan bounds the memory: in straight-line code XLA computes the splits side by side.
   total, losses = jax.lax.scan(
     add, jax.tree.map(jnp.zeros_like, trained), split_images(images, splits)
   )
@@ -161,7 +162,8 @@ def train_step(
   judged = jnp.stack([loss, gradient_norm, optimizer.global_norm(new["params"])])
   finite = jnp.isfinite(judged).all()
   kept = jax.tree.map(functools.partial(jnp.where, finite), new, old)
-  state = state.replace(
+  state = dataclasses.replace(
+    state,
     step=state.step + 1,
     skipped=state.skipped + ~finite,
     skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),

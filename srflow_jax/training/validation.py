@@ -1,4 +1,4 @@
-"""Validation while training: the loss of all patches, and of a few pictures and scores.
+"""Validation while training: the loss of all patches, and pictures and scores of a few.
 
 The scores are the evaluator's, under their names in an evaluation's `summary.json`.
 """
@@ -29,7 +29,7 @@ Batch = dict[str, Any]
 NUM_PICTURES = 4  # validation patches that are sampled and shown
 NUM_SAMPLES = 3  # of each
 
-# Of an evaluation's values, those that are worth a curve each; the nll is that of all patches.
+# Values of an evaluation that get a curve each. The nll has one already, of all patches.
 _CURVES = ("lr_psnr", "psnr", "ssim", "lpips_mean", "lpips_global", "lpips_local", "diversity")
 _CURVES += ("bits_per_dim", "round_trip_error", "largest_inverse_factor")
 
@@ -47,7 +47,7 @@ class Validation:
       local: one of this process's own batches, on the host: its first patches are sampled.
 
     Raises:
-      InputError: the configuration's seed or temperature cannot be meant.
+      InputError: the configuration's seed or temperature is out of range.
     """
     self._batches = batches
     self._pictures = list(zip(local["lr"], local["hr"], strict=True))[:NUM_PICTURES]
@@ -99,7 +99,9 @@ class Validation:
     scored, pictures = [], []
     for lr, hr in self._pictures:
       samples, scores = evaluate_image(self._system, lr, hr, self._settings)
-      if not any(scores.not_finite):  # a flow's first steps may be such; black tells
+      if not any(
+        scores.not_finite
+      ):  # a flow may give such values in its first steps; the picture is black there
         scored.append(Row("", self._system.name, hr.shape[:2], scores))
       bicubic = bicubic_resize(lr, self._model.scale)
       pictures.append(np.concatenate([bicubic, samples[0], hr], axis=1))

@@ -1,4 +1,4 @@
-"""A weights file as a model: recognised, and settled where tensors leave something open."""
+"""A weights file as a model: recognised, and completed where tensors leave something open."""
 
 import dataclasses
 import json
@@ -100,7 +100,7 @@ def _read_own(
 def differences(
   given: Mapping[str, Any], found: Mapping[str, Any], encoder_only: bool = False
 ) -> list[str]:
-  """Says, a line a field, where a configuration's `model` block is not what was found in a file.
+  """Says in which fields a configuration's `model` block differs from a file's, a line for each.
 
   Taps count only where a flow sees them; with `encoder_only` nothing counts but scale and encoder.
   """
@@ -160,7 +160,7 @@ def _own_model(block: Any, tensors: Mapping[str, np.ndarray], names: RRDBNames) 
 
 
 def _settle_taps(found: ModelConfig, given: Mapping[str, Any] | None) -> list[str]:
-  """Fills in which blocks the flow sees, if need be: as the configuration or the papers say."""
+  """Fills in which blocks the flow sees, if it is open, as the configuration or the papers say."""
   encoder = found["encoder"]
   number = len(encoder["taps"])
   if None not in encoder["taps"]:
@@ -186,23 +186,23 @@ def _settle_skip(
   tensors: Mapping[str, np.ndarray],
   names: RRDBNames,
 ) -> list[str]:
-  """Fills in where the skip starts, if need be: as a photograph looks better."""
+  """Fills in where the skip starts, if it is open: where a photograph is enlarged better."""
   encoder = found["encoder"]
   if encoder["global_skip"] is not None:
     return []
   psnr = {skip: _enlargement_psnr(found, skip, tensors, names) for skip in GLOBAL_SKIPS}
-  figures = ", ".join(f"{skip} {value:.1f} dB" for skip, value in psnr.items())
+  decibels = ", ".join(f"{skip} {value:.1f} dB" for skip, value in psnr.items())
   worse, best = sorted(psnr, key=psnr.get)
   if psnr[best] >= _GOOD_PSNR and psnr[best] - psnr[worse] >= _CLEAR_DB:
     encoder["global_skip"] = best
-    return [f"{names.label} names are used with either global skip; a photograph tells: {figures}"]
+    return [f"{names.label} names are used with either global skip; a photograph tells: {decibels}"]
   if given is None:
     raise InputError(
       f"{names.label} names are used with either global skip, and a photograph does not tell which "
-      f"({figures}): give --config and --config.model.encoder.global_skip"
+      f"({decibels}): give --config and --config.model.encoder.global_skip"
     )
   encoder["global_skip"] = given["encoder"]["global_skip"]
-  return [f"a photograph does not tell which global skip is meant ({figures}): took --config's"]
+  return [f"a photograph does not tell which global skip is meant ({decibels}): took --config's"]
 
 
 def _enlargement_psnr(

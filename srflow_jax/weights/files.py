@@ -32,8 +32,8 @@ def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
   Returns:
     Tensors by name, float32, state dicts taken out of their containers; and what the file says
-    beyond that: "model", the `model` block that our own export wrote, and "global_skip", which
-    ncnn's graph shows. Both only where known.
+    beyond that, where it does: "model", the `model` block that our own export wrote, and
+    "global_skip", which ncnn's graph shows.
 
   Raises:
     InputError: the file cannot be read, is damaged, or holds what is not finite floats.
@@ -128,7 +128,7 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
       header = file.metadata() or {}
       tensors = {name: file.get_tensor(name) for name in file.keys()}
   except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
-    # NumPy lacks some of the format's types of numbers; the library then raises one of the latter.
+    # The format has types of numbers that NumPy lacks; the library then raises one of the latter.
     raise InputError(f"{path}: not a whole .safetensors: {error}") from None
   if MODEL_KEY not in header:
     return tensors, {}

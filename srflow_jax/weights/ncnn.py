@@ -23,12 +23,12 @@ _NUM_INPUTS = {
   "Interp": (1,),
   "Concat": range(1, 100),
   "Eltwise": (2,),
-  "BinaryOp": (1, 2),  # 1: with a constant
+  "BinaryOp": (1, 2),  # with 1, the second input is a constant
 }
 
 
 def pair(path: pathlib.Path) -> list[pathlib.Path]:
-  """The graph's file and the weights' one, given either."""
+  """The graph's file and the weights' file, given one of them."""
   return [path.with_suffix(suffix) for suffix in SUFFIXES]
 
 

@@ -15,7 +15,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.building import abstract_params
 from srflow_jax.model.model import Model
 
-_MAX_LINES = 20  # of what is wrong with a file's tensors, so many are named
+_MAX_LINES = 20  # how many faults of a file's tensors are named
 
 
 def are_own_names(names: Iterable[str]) -> bool:

@@ -36,11 +36,11 @@ def read(
   _check_archive(path)
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # one line is to be said of a file, and it is ours
+      warnings.simplefilter("ignore")  # a file gets one line, which is ours
       content = torch.load(path, map_location="cpu", weights_only=True)
   except (OSError, MemoryError):
     raise
-  except Exception as error:  # what it raises for a damaged file is not one class
+  except Exception as error:  # for a damaged file it raises errors of several classes
     reason = str(error).split("\n")[0]
     raise InputError(
       f"{path}: not a .pth of tensors alone, and nothing else is loaded: {reason}"

@@ -23,10 +23,10 @@ FLOW_PREFIX = "flowUpsamplerNet."
 UNUSED_PREFIX = f"{FLOW_PREFIX}f."
 # Layers of a step that have a net, and what their nets are called.
 _CONDITIONED = {"injector": "fFeatures", "coupling": "fAffine"}
-# Settings of published kinds that no published model has otherwise.
+# Settings of published kinds that have the same value in every published model.
 _PUBLISHED_SETTINGS = {"sees_features": True, "given": ("kept",)}
 _UNUSED_CHANNELS = 96
-# Of what is wrong with a file's tensors, so many are named.
+# How many faults of a file's tensors are named.
 _MAX_LINES = 20
 
 
@@ -53,11 +53,11 @@ class Tensor:
 
   @property
   def number(self) -> int | None:
-    """Which of the stacked layers' it is; None: they are not stacked."""
+    """The number of its layer among stacked ones; None if layers are not stacked."""
     return next((key for key in self.path if isinstance(key, int)), None)
 
   def of(self, array: Any) -> Any:
-    """Our array of this parameter, from the one under its keys."""
+    """Our array of this parameter, taken from the stacked array under its keys."""
     return array if self.number is None else array[self.number]
 
   def to_ours(self, array: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ _TAPS_OF_SRFLOW_X8 = (1, 3, 5, 7)
 
 
 def recognise(tensors: Mapping[str, np.ndarray], names: RRDBNames) -> ModelConfig:
-  """Derives a `model` block, all but what tensors do not show.
+  """Derives a `model` block, except what tensors do not show.
 
   Args:
     tensors: a checkpoint of a flow, or of an encoder alone.
@@ -67,7 +67,7 @@ def recognise_encoder(shapes: Shapes, names: RRDBNames) -> ModelConfig:
 
 
 def published_taps(model: ModelConfig) -> tuple[int, ...] | None:
-  """The blocks that the flow of a published checkpoint sees; None if it is none of those."""
+  """The blocks that the flow of a published checkpoint sees; None if the model is not published."""
   encoder = model["encoder"]
   if (len(encoder["taps"]), encoder["num_blocks"]) != (len(_TAPS), 23):
     return None

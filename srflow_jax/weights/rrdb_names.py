@@ -15,8 +15,8 @@ class RRDBNames:
 
   Attributes:
     label: what messages call it.
-    global_skip: the skip (see `model.encoders.RRDB`) of the networks that were so published; None
-      where both exist, and the names do not say which.
+    global_skip: the skip (see `model.encoders.RRDB`) of the networks published under these names;
+      None if both exist, so that names do not say which.
     first: the first convolution.
     block: convolution {conv} of dense block {dense} (from 1) of block {block} (from 0).
     trunk: the one after {blocks} blocks.
@@ -57,8 +57,8 @@ class RRDBNames:
     """The number of blocks in a file with tensors of these names; 0 if it is named otherwise."""
     pattern = re.escape(self.block).replace(r"\{block\}", r"(\d{1,9})")
     pattern = pattern.replace(r"\{dense\}", "[123]").replace(r"\{conv\}", "[12345]")
-    found = (re.fullmatch(rf"{pattern}\.(?:weight|bias)", name) for name in names)
-    return max((int(match.group(1)) + 1 for match in found if match), default=0)
+    matches = (re.fullmatch(rf"{pattern}\.(?:weight|bias)", name) for name in names)
+    return max((int(match.group(1)) + 1 for match in matches if match), default=0)
 
 
 # SRFlow's own: its encoder inside a checkpoint of the flow.
@@ -115,11 +115,11 @@ def recognise_names(names: Iterable[str]) -> RRDBNames:
     InputError: it holds none, or more than one.
   """
   names = list(names)
-  found = [candidate for candidate in ALL if candidate.num_blocks(names)]
-  if len(found) != 1:
-    what = " and ".join(f"one in {candidate.label}'s names" for candidate in found)
+  matching = [candidate for candidate in ALL if candidate.num_blocks(names)]
+  if len(matching) != 1:
+    what = " and ".join(f"one in {candidate.label}'s names" for candidate in matching)
     examples = ", ".join(names[:3]) or "none at all"
     raise InputError(
-      f"holds {what}" if found else f"no RRDB that is known by its names: {examples}"
+      f"holds {what}" if matching else f"no RRDB that is known by its names: {examples}"
     )
-  return found[0]
+  return matching[0]
