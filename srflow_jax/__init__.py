@@ -1,6 +1,7 @@
 """Super-resolution with normalizing flows in JAX and Flax.
 
-`load("x4_small")` or `load(workdir)` opens a trained model on photographs; see `srflow_jax.api.SuperResolution`.
+`load("x4_small")` or `load(workdir)` opens a trained model on photographs; see
+`srflow_jax.api.SuperResolution`.
 """
 
 import os

@@ -108,7 +108,9 @@ def export_weights(
     _check_encoder(run, encoder)
     tensors = own_names.to_state_dict({"flow": run.params["flow"]})
     _write(path, tensors, run, float16, dict(facts or {}) | {files.ENCODER_KEY: encoder})
-    return f"{path}: {len(tensors)} tensors, in our own names: the flow alone, its encoder {encoder}"
+    return (
+      f"{path}: {len(tensors)} tensors, in our own names: the flow alone, its encoder {encoder}"
+    )
   if not has_published_names(run.model):
     tensors = own_names.to_state_dict(run.params)
     _write(path, tensors, run, float16, facts)
