@@ -211,7 +211,7 @@ class _Job:
       pixels = np.where(finite, pixels, 0)
       outside[index] += int(np.count_nonzero((pixels < OUTSIDE[0]) | (pixels > OUTSIDE[1])))
       if photograph.is_grey:
-        pixels = pixels.mean(-1, keepdims=True)
+        pixels = np.clip(pixels, 0, 1).mean(-1, keepdims=True)
       samples[index, rows, columns] = _levels(pixels, samples.dtype)
       bar.update(pixels.shape[0] * pixels.shape[1])
     kinds = (
