@@ -27,7 +27,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder, in pla
 _SCALE = flags.DEFINE_integer("scale", None, "By how much; default: as the model does.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Samples of each photograph.")
 _TEMPERATURE = flags.DEFINE_float(
-  "temperature", 0.5, "Standard deviation of the latents; 0: one image, the smoothest."
+  "temperature", 0.7, "Standard deviation of the latents; 0: one image, the smoothest."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
 _OUT = flags.DEFINE_string("out", "enlarged", "The folder to write to.")

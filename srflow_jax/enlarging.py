@@ -42,7 +42,7 @@ class Settings:
   """
 
   num_samples: int = 4
-  temperature: float = 0.5
+  temperature: float = 0.7
   seed: int = 0
   scale: int | None = None
   max_memory_gb: float = 0.0

@@ -1,10 +1,12 @@
 """Photographs of every kind, enlarged: by a tiny model, and by the small one of the repository."""
 
+import functools
 import pathlib
 
 import jax
 import numpy as np
 import pytest
+import safetensors
 import tifffile  # of scikit-image
 from PIL import Image, ImageCms
 
@@ -13,11 +15,15 @@ from models import random_params
 from srflow_jax import checkpoints, enlarging
 from srflow_jax.enlarging import Settings, enlarge_photographs
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation import metrics
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
+from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.photographs import Photograph, read_photograph, write_photograph
 from srflow_jax.runs import write_config
+from srflow_jax.weights import files
+from srflow_jax.weights.loading import load_model
 from test_api import small_config
 
 SCALE = 4
@@ -60,7 +66,7 @@ def half_transparent(levels):
 
 
 def enlarge(paths, tmp_path, **settings):
-  settings = {"num_samples": 2} | settings
+  settings = {"num_samples": 2, "temperature": 0.5} | settings
   return enlarge_photographs(
     [paths] if isinstance(paths, pathlib.Path) else paths,
     "run",
@@ -105,17 +111,13 @@ def test_tiff_of_16_bits(order, compression, tmp_path):
 
 def test_kinds_of_8_bits(tmp_path):
   rgb = Image.fromarray(colours())
+  grey = rgb.convert("L")
   cases = {
-    "grey.png": (rgb.convert("L"), {}, 1, False),
+    "grey.png": (grey, {}, 1, False),
     "bilevel.png": (rgb.convert("1"), {}, 1, False),
     "palette.png": (rgb.quantize(16), {}, 3, False),
     "key.png": (rgb.quantize(16), {"transparency": 0}, 3, True),
-    "grey_key.png": (
-      rgb.convert("L"),
-      {"transparency": rgb.convert("L").getpixel((3, 3))},
-      1,
-      True,
-    ),
+    "grey_key.png": (grey, {"transparency": grey.getpixel((3, 3))}, 1, True),
     "opaque.png": (rgb.convert("RGBA"), {}, 3, False),
     "colours.jpg": (rgb, {}, 3, False),
     "ink.jpg": (rgb.convert("CMYK"), {}, 3, False),
@@ -192,7 +194,7 @@ def test_values_that_are_not_finite_or_exploded_are_named(
 
   def broken(*arguments):
     for index, window, pixels in draw(*arguments):
-      pixels = np.array(pixels)
+      pixels = np.full_like(pixels, 0.5)
       pixels[0, 0] = (np.nan, 5, 0.5) if index == 1 else 0.5
       yield index, window, pixels
 
@@ -221,6 +223,11 @@ def truncated(folder):
   return path
 
 
+def text(folder):
+  (folder / "t.png").write_text("x")
+  return folder / "t.png"
+
+
 def float_tiff(folder):
   Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "f.tif")
   return folder / "f.tif"
@@ -235,7 +242,7 @@ MISTAKES = {
   "none": (lambda f: [], {}, "name the photographs"),
   "missing": (lambda f: f / "no.png", {}, r"no\.png: cannot be read: No such file"),
   "folder": (lambda f: f, {}, r"is a folder: name the photographs in it, as .*\*\.jpg"),
-  "text": (lambda f: f / "t.png" if (f / "t.png").write_text("x") else None, {}, "t.png: not a PNG"),
+  "text": (text, {}, "t.png: not a PNG"),
   "damaged": (truncated, {}, r"a\.png"),
   "floats": (float_tiff, {}, r"f\.tif: 32-bit images"),
   "twice": (lambda f: [a_photo(f), a_photo(f, "b/a.png")], {}, "under one name"),
@@ -263,3 +270,32 @@ def test_what_is_there_is_replaced_if_that_is_asked_for(tmp_path):
   path = a_photo(tmp_path)
   enlarge(path, tmp_path)
   enlarge(path, tmp_path, seed=1, overwrite=True)
+
+
+# The models of the repository.
+
+
+def test_the_small_model_beats_bicubic(golden_metrics):
+  """LPIPS of its mode on a crop of a photograph, beside bicubic's."""
+  hr = golden_metrics[0]["gt"]
+  lr = bicubic_resize(hr, 1 / SCALE)
+  run = load_model("x4_small")
+  sr = jax.jit(functools.partial(run.model.apply, method="sample"))(
+    {"params": run.params}, jax.random.key(0), Given((lr[None] / 255).astype(np.float32)), 0.0
+  )
+  ours = metrics.to_uint8(np.asarray(sr).reshape(1, *hr.shape))
+  theirs = bicubic_resize(lr, SCALE)[None]
+  assert metrics.lpips_scores(ours, hr).mean < 0.75 * metrics.lpips_scores(theirs, hr).mean
+  assert np.abs(bicubic_resize(ours[0], 1 / SCALE).astype(float) - lr).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["x4_realsr", "x4_small"])
+def test_shipped_files_say_whose_they_are(name):
+  (path,) = files.paths(name)
+  with safetensors.safe_open(path, "numpy") as file:
+    facts = file.metadata()
+    assert {file.get_tensor(key).dtype for key in file.keys()} == {np.dtype(np.float16)}
+    has_encoder = any(key.startswith("encoder/") for key in file.keys())
+  assert "CC BY-SA 4.0" in facts["licence"] and "CC0" in facts["origin"]
+  assert has_encoder != (facts.get("encoder") == "realsr")
+  assert path.stat().st_size < {"x4_realsr": 12_000_000, "x4_small": 8_000_000}[name]
