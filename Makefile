@@ -4,13 +4,19 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --python $(RUN) install --quiet -c constraints.txt
 DEMO := runs/demo
+# Prints the paths of photographs that scikit-image ships.
+BUNDLED = $(RUN) -c 'from srflow_jax.data.folders import photographs; \
+  print(*(path for _, path in photographs("", "validation")))'
 
 .PHONY: demo test test-slow lint install clean
 
 demo: $(VENV)/installed
-	$(RUN) train.py --config=configs/tiny.py --workdir=$(DEMO)
-	$(RUN) evaluate.py --workdir=$(DEMO) --num_samples=5 --temperature=0.5
-	@echo "Pictures to look at first: $(DEMO)/evaluation/sheets/"
+	$(RUN) enlarge.py $$($(BUNDLED)) --num_samples=2 --out=$(DEMO)/enlarged --overwrite
+	@echo "Pictures to look at first: $(DEMO)/enlarged/*_sheet.png"
+	@echo "Now a small flow is trained on the same encoder, for minutes, and evaluated beside bicubic."
+	$(RUN) train.py --config=configs/demo.py --workdir=$(DEMO)/run
+	$(RUN) evaluate.py --workdir=$(DEMO)/run --num_samples=5 --temperature=0.5
+	@echo "Its pictures: $(DEMO)/run/evaluation/sheets/"
 
 test: lint
 	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile

@@ -12,6 +12,11 @@ from srflow_jax.weights.transfer import export_weights
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
 _FILE = flags.DEFINE_string("file", None, "The .safetensors to write.", required=True)
 _FLOAT16 = flags.DEFINE_bool("float16", False, "Round the weights to 16 bits: half the size.")
+_ENCODER = flags.DEFINE_string(
+  "encoder",
+  "",
+  "Write the flow alone, in our own names, for an encoder that is known by this name: realsr.",
+)
 _LICENCE = flags.DEFINE_string("licence", "", "The weights' licence, for the file's header.")
 _ORIGIN = flags.DEFINE_string("origin", "", "Where the weights come from, for the file's header.")
 
@@ -22,7 +27,7 @@ def main(argv: list[str]) -> None:
     raise InputError(f"unexpected argument: {argv[1]}")
   facts = {"licence": _LICENCE.value, "origin": _ORIGIN.value}
   facts = {name: text for name, text in facts.items() if text}
-  print(export_weights(_WORKDIR.value, _FILE.value, _FLOAT16.value, facts))
+  print(export_weights(_WORKDIR.value, _FILE.value, _FLOAT16.value, facts, _ENCODER.value))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Super-resolution with normalizing flows in JAX and Flax.
 
-`load(workdir)` opens a trained model on photographs; see `srflow_jax.api.SuperResolution`.
+`load("x4_small")` or `load(workdir)` opens a trained model on photographs; see
+`srflow_jax.api.SuperResolution`.
 """
 
 import os
@@ -19,18 +20,19 @@ def load(
   step: int | typing.Literal["best"] | None = None,
   ema: bool = True,
 ) -> "SuperResolution":
-  """Opens a checkpoint of a training run for use on NumPy or PIL images.
+  """Opens a trained model for use on NumPy or PIL images.
 
       import srflow_jax
-      model = srflow_jax.load("runs/demo")
+      model = srflow_jax.load("x4_small")
       samples = model.sample(PIL.Image.open("photo.png"), num_samples=4)  # uint8 [4, H, W, 3]
 
   Args:
-    workdir: The run's folder.
+    workdir: A training run's folder; or the name of a model that the repository carries:
+      "x4_small", "x4_realsr", or "realsr", which is deterministic.
     max_memory_gb: The budget, in 10^9 bytes, that decides whether images are cut into tiles; 0 for
       half of the machine's memory (on an accelerator: three quarters of its own).
     tile_overlap: LR pixels that tiles overlap; None for the default.
-    step: Of the checkpoint; "best" by validation loss; None for the latest.
+    step: Of a run's checkpoint; "best" by validation loss; None for the latest.
     ema: Takes the moving average of the parameters, if the run has one.
 
   Raises:

@@ -7,19 +7,19 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from srflow_jax.checkpoints import load_run
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.metrics import to_uint8
 from srflow_jax.images import to_rgb
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Prepared, Sampler
+from srflow_jax.weights.loading import load_model
 
 ImageLike = np.ndarray | Image.Image
 
 
 class SuperResolution:
-  """The model of a training run, with the parameters of one of its checkpoints.
+  """The model of a training run or one that the repository carries, with its parameters.
 
   Images are PIL images (any mode that converts to RGB without loss of an alpha channel), or arrays
   `[H, W, 3]`: uint8, or floats in [0, 1]. A PIL image is turned as its EXIF data say.
@@ -38,7 +38,7 @@ class SuperResolution:
   Attributes:
     config: The run's configuration.
     scale: By how much images are enlarged.
-    step: The training step of the checkpoint.
+    step: The training step of the checkpoint; 0 for a named model.
   """
 
   def __init__(
@@ -50,7 +50,7 @@ class SuperResolution:
     ema: bool = True,
   ) -> None:
     """See `srflow_jax.load`."""
-    run = load_run(workdir, step, ema)
+    run = load_model(workdir, step, ema)
     self.config = run.config
     self.scale = int(run.config.model.scale)
     self.step = int(run.step)

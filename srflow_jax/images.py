@@ -1,7 +1,7 @@
 """Photographs on disk: which files are images, and their pixels as 8-bit RGB.
 
 Every image of this project is read here, so that each kind of file is accepted or refused in one
-way, by name:
+way, by name (`photographs.py` also reads the kinds that cannot be cut to 8-bit RGB unsaid):
 
 * PNG, JPEG, WebP, BMP, TIFF and GIF files are read, and only regular files.
 * 8-bit RGB, grey, black and white, palette and CMYK images become RGB (CMYK by Pillow's formula).
@@ -15,10 +15,11 @@ way, by name:
 * The orientation that a camera noted in EXIF or XMP is applied, wherever it stands in the file.
 """
 
+import contextlib
 import dataclasses
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -87,7 +88,7 @@ def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -
 def rgb_profile(path: str | os.PathLike) -> bytes | None:
   """The profile of `read_picture`, from the file's header alone."""
   with regular_file(path) as file:
-    return _rgb_profile(_open(file, os.fspath(path)))
+    return profile_of(open_image(file, os.fspath(path)))
 
 
 def decode_picture(file: BinaryIO, name: str, size: tuple[int, int] | None = None) -> Picture:
@@ -104,8 +105,8 @@ def decode_picture(file: BinaryIO, name: str, size: tuple[int, int] | None = Non
   Raises:
     InputError: As `read_picture`.
   """
-  image = _open(file, name)
-  picture = Picture(to_rgb(image, name), _rgb_profile(image))
+  image = open_image(file, name)
+  picture = Picture(to_rgb(image, name), profile_of(image))
   actual = picture.pixels.shape[:2]
   if size is not None and actual != tuple(size):
     raise InputError(
@@ -134,7 +135,7 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
     InputError: It is damaged, or of a kind that is refused.
   """
   _check_mode(image, name)
-  try:
+  with damage_named(name):
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
@@ -142,10 +143,6 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
       if image.getchannel("A").getextrema()[0] < 255:
         raise InputError(f"{name}: the image has transparent pixels; save it without transparency")
     return np.asarray(image.convert("RGB"))
-  except InputError:
-    raise
-  except _DAMAGE as error:
-    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -161,7 +158,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
     InputError: It cannot be read, is no image, or its header tells a kind that is refused.
   """
   with regular_file(path) as file:
-    return _upright_size(_open(file, os.fspath(path)), file, os.fspath(path))
+    return upright_size(open_image(file, os.fspath(path)), file, os.fspath(path))
 
 
 def check_images(paths: Sequence[str | os.PathLike]) -> list[tuple[int, int]]:
@@ -200,8 +197,8 @@ def check_image(file: BinaryIO, name: str) -> tuple[int, int]:
   Raises:
     InputError: As `check_images`.
   """
-  image = _open(file, name)
-  size = _upright_size(image, file, name)
+  image = open_image(file, name)
+  size = upright_size(image, file, name)
   has_end = is_complete(image.format, file)
   if has_end is False:
     raise InputError(f"{name}: the image is truncated")
@@ -224,7 +221,7 @@ def check_bytes(file: BinaryIO, name: str, num_bytes: int) -> None:
   Raises:
     InputError: It is, or is no image.
   """
-  width, height = _open(file, name).size
+  width, height = open_image(file, name).size
   if num_bytes > 16 * width * height + 2**26:
     raise InputError(
       f"{name}: {num_bytes:,} bytes, far more than an image of {width}x{height} pixels holds"
@@ -262,15 +259,22 @@ def read_written_png(path: str | os.PathLike) -> np.ndarray:
     InputError: It cannot be read or is damaged.
   """
   with regular_file(path) as file:
-    try:
+    with damage_named(os.fspath(path)):
       image = PngImagePlugin.PngImageFile(file)
-    except _DAMAGE as error:
-      raise InputError(f"{path}: the image is damaged or truncated ({_reason(error)})") from None
     return to_rgb(image, os.fspath(path))
 
 
-def _open(file: BinaryIO, name: str) -> Image.Image:
-  """Opens an image without decoding it and refuses what its header suffices to refuse."""
+def open_image(file: BinaryIO, name: str, deep: bool = False) -> Image.Image:
+  """Opens an image without decoding it and refuses what its header suffices to refuse.
+
+  Args:
+    file: As in `decode_picture`.
+    name: Likewise.
+    deep: Whether 16-bit images pass, whose pixels `srflow_jax.photographs` can read.
+
+  Raises:
+    InputError: It is refused.
+  """
   try:
     image = Image.open(file, formats=_FORMATS)
     bits = bits_per_channel(image, file)
@@ -281,12 +285,24 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     raise InputError(f"{name}: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
   except _DAMAGE as error:
     raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
-  if bits > 8:
+  if bits > 8 and not (deep and bits == 16):
     raise InputError(f"{name}: {bits}-bit images are not supported; convert it to 8-bit RGB")
-  _check_mode(image, name)
+  if bits <= 8:
+    _check_mode(image, name)
   if is_animated:
     raise InputError(f"{name}: animated images and files of several pages are not supported")
   return image
+
+
+@contextlib.contextmanager
+def damage_named(name: str) -> Iterator[None]:
+  """Makes an `InputError` that names the image of whatever Pillow raises where it is damaged."""
+  try:
+    yield
+  except InputError:
+    raise
+  except _DAMAGE as error:
+    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
 
 
 def _check_mode(image: Image.Image, name: str) -> None:
@@ -300,14 +316,14 @@ def _reason(error: BaseException) -> str:
   return " ".join(str(error).split()) or type(error).__name__
 
 
-def _rgb_profile(image: Image.Image) -> bytes | None:
-  """An image's ICC profile if it is one for RGB: that of a grey or CMYK image does not fit RGB."""
+def profile_of(image: Image.Image, space: bytes = b"RGB ") -> bytes | None:
+  """An image's ICC profile if it is one for a space: that of a CMYK image does not fit RGB."""
   profile = image.info.get("icc_profile")
-  is_rgb = isinstance(profile, bytes) and profile[16:20] == b"RGB " and profile[36:40] == b"acsp"
-  return profile if is_rgb else None
+  fits = isinstance(profile, bytes) and profile[16:20] == space and profile[36:40] == b"acsp"
+  return profile if fits else None
 
 
-def _upright_size(image: Image.Image, file: BinaryIO, name: str) -> tuple[int, int]:
+def upright_size(image: Image.Image, file: BinaryIO, name: str) -> tuple[int, int]:
   """Height and width as they are once the EXIF orientation is applied."""
   width, height = image.size
   if image.format == "TIFF":  # Pillow has turned the size already

@@ -175,7 +175,7 @@ def test_an_encoder_alone_has_samples_and_no_density(monkeypatch, pair):
   alone = build_model(config.model)
   params = random_params(alone, dtype=np.float32)
   run = checkpoints.Run(config, alone, params, 0)
-  monkeypatch.setattr(api, "load_run", lambda workdir, step, ema: run)
+  monkeypatch.setattr(api, "load_model", lambda workdir, step, ema: run)
   model = srflow_jax.load("anywhere")
   samples = model.sample(pair[1], 2)
   np.testing.assert_array_equal(samples[0], samples[1])

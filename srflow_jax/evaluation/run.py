@@ -10,7 +10,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from srflow_jax.checkpoints import load_run
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import lpips_vgg
 from srflow_jax.evaluation.evaluator import Settings
@@ -19,6 +18,8 @@ from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
 from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.weights import named
+from srflow_jax.weights.loading import load_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """Which of a run's weights are evaluated; see `srflow_jax.checkpoints.load_run`."""
+  """Which of a run's weights are evaluated; see `srflow_jax.weights.loading.load_model`."""
 
   step: int | Literal["best"] | None = None
   ema: bool = True
@@ -51,7 +52,7 @@ def evaluate_workdirs(
   """Evaluates checkpoints of training runs, and bicubic, side by side.
 
   Args:
-    workdirs: The runs' folders, of one scale.
+    workdirs: The runs' folders or names of `weights.named`, of one scale.
     hr_dir: Folder of HR images, or ''.
     lr_dir: Folder of LR images, or ''; `find_images` says how they go together. If both are '',
       the images are those that the first run's configuration names for validation.
@@ -76,7 +77,9 @@ def evaluate_workdirs(
   settings.check()
   if settings.lpips_vgg:
     lpips_vgg.load()
-  runs = {workdir: load_run(workdir, weights.step, weights.ema) for workdir in workdirs}
+  if workdirs[0] in named.FINDERS and not output_dir:
+    raise InputError(f"{workdirs[0]} is no folder to write to: give --output_dir")
+  runs = {workdir: load_model(workdir, weights.step, weights.ema) for workdir in workdirs}
   first = runs[workdirs[0]]
   scale = first.config.model.scale
   for workdir, run in runs.items():

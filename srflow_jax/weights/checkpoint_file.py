@@ -17,7 +17,7 @@ from srflow_jax.model.building import build_model
 from srflow_jax.model.encoders import GLOBAL_SKIPS
 from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.weights import files, own_names
+from srflow_jax.weights import files, named, own_names
 from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict
 from srflow_jax.weights.recognise import ModelConfig, published_taps, recognise, recognise_encoder
 from srflow_jax.weights.rrdb_names import RRDBNames, recognise_names
@@ -38,11 +38,14 @@ class CheckpointFile:
     model_config: a `model` block as `build_model` takes it.
     params: the parameters of that model.
     notes: what tensors did not show and how it was settled, for the user.
+    sources: what was read, as `files.read` takes it: more than one where a flow's encoder has a
+      file of its own.
   """
 
   model_config: ModelConfig
   params: dict[str, Any]
   notes: tuple[str, ...]
+  sources: tuple[str, ...]
 
 
 def read_checkpoint(
@@ -63,7 +66,7 @@ def read_checkpoint(
   tensors, facts = files.read(source)
   try:
     if "model" in facts and own_names.are_own_names(tensors):
-      return _read_own(facts["model"], tensors, given, encoder_only)
+      return _read_own(source, facts, tensors, given, encoder_only)
     names = recognise_names(tensors)
     if encoder_only:
       tensors = {n: array for n, array in tensors.items() if not n.startswith(FLOW_PREFIX)}
@@ -80,21 +83,34 @@ def read_checkpoint(
     params = from_state_dict(build_model(found), tensors, names)
   except InputError as error:
     raise InputError("\n".join(f"{source}: {line}" for line in str(error).split("\n"))) from None
-  return CheckpointFile(found, params, tuple(notes))
+  return CheckpointFile(found, params, tuple(notes), (source,))
 
 
 def _read_own(
-  block: Any,
+  source: str,
+  facts: Mapping[str, Any],
   tensors: Mapping[str, np.ndarray],
   given: Mapping[str, Any] | None,
   encoder_only: bool,
 ) -> CheckpointFile:
   """As `read_checkpoint`, of a file with our own names, whose header tells all."""
+  block = facts["model"]
   model = build_model(block)
   if given is not None and (lines := differences(given, block, encoder_only)):
     raise InputError("\n".join(lines))
   parts = ("encoder",) if encoder_only else model.parts
-  return CheckpointFile(block, own_names.from_state_dict(model, tensors, parts), ())
+  if "encoder" not in facts:
+    return CheckpointFile(block, own_names.from_state_dict(model, tensors, parts), (), (source,))
+  encoder = facts["encoder"]
+  if encoder not in named.SHIPPED:
+    known = ", ".join(named.SHIPPED)
+    raise InputError(f"its header names the encoder {encoder!r}, which is none of {known}")
+  if any(name.startswith("encoder/") for name in tensors):
+    raise InputError(f"it has an encoder, though its header names {encoder}")
+  params = read_checkpoint(encoder, block, encoder_only=True).params
+  if not encoder_only:
+    params |= own_names.from_state_dict(model, tensors, ("flow",))
+  return CheckpointFile(block, params, (), (source, encoder))
 
 
 def differences(

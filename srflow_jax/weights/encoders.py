@@ -7,6 +7,7 @@ from srflow_jax.checkpoints import load_run
 from srflow_jax.config import Config
 from srflow_jax.errors import InputError
 from srflow_jax.model.model import Model
+from srflow_jax.weights import named
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 
 
@@ -28,7 +29,7 @@ def starting_encoder(config: Config, model: Model) -> dict[str, Any]:
   if not source:
     return {}
   try:
-    if pathlib.Path(source).is_dir():
+    if source not in named.FINDERS and pathlib.Path(source).is_dir():
       run = load_run(source)
       if lines := differences(config.model, run.config.model, encoder_only=True):
         raise InputError("\n".join(f"{source}: {line}" for line in lines))

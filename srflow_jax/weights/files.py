@@ -22,6 +22,8 @@ CONTAINERS = ("params_ema", "params", "state_dict")
 _PARALLEL_PREFIX = "module."
 # In the header of a `.safetensors` of ours: the `model` block of its configuration, as JSON.
 MODEL_KEY = "srflow_jax.model"
+# In the header of a `.safetensors` with a flow alone: the name in `named` of its encoder.
+ENCODER_KEY = "encoder"
 
 
 def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -32,8 +34,9 @@ def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
   Returns:
     Tensors by name, float32, state dicts taken out of their containers; and what the file says
-    beyond that, where it does: "model", the `model` block that our own export wrote, and
-    "global_skip", which ncnn's graph shows.
+    beyond that, where it does: "model", the `model` block that our own export wrote; "encoder",
+    the name of the encoder that the flow in it was trained on; "global_skip", which ncnn's graph
+    shows.
 
   Raises:
     InputError: the file cannot be read, is damaged, or holds what is not finite floats.
@@ -132,8 +135,9 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     raise InputError(f"{path}: not a whole .safetensors: {error}") from None
   if MODEL_KEY not in header:
     return tensors, {}
+  encoder = {"encoder": header[ENCODER_KEY]} if ENCODER_KEY in header else {}
   try:
-    return tensors, {"model": json.loads(header[MODEL_KEY])}
+    return tensors, {"model": json.loads(header[MODEL_KEY])} | encoder
   except (ValueError, RecursionError) as error:
     raise InputError(f"{path}: its header's {MODEL_KEY} is damaged: {error}") from None
 

@@ -18,8 +18,9 @@ from srflow_jax import checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, count_parameters
 from srflow_jax.runs import write_config
-from srflow_jax.weights import files, own_names, rrdb_names
+from srflow_jax.weights import files, named, own_names, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
+from srflow_jax.weights.loading import load_model
 from srflow_jax.weights.published import has_published_names, to_state_dict, unused_tensors
 
 Config = ml_collections.ConfigDict
@@ -61,7 +62,7 @@ def import_weights(
     config = ml_collections.ConfigDict(config.to_dict())
     settings = "with the settings given"
   config.optim.encoder_init = ""  # it has started
-  _write_run(folder, config, found.params, source)
+  _write_run(folder, config, found.params, found.sources)
   sizes = (f"{part} {count_parameters(tree):,}" for part, tree in found.params.items())
   return "\n".join(
     (
@@ -75,15 +76,21 @@ def import_weights(
 
 
 def export_weights(
-  workdir: str, file: str, float16: bool = False, facts: Mapping[str, str] | None = None
+  workdir: str,
+  file: str,
+  float16: bool = False,
+  facts: Mapping[str, str] | None = None,
+  encoder: str = "",
 ) -> str:
   """Writes the weights of a workdir's latest checkpoint, in published names where they exist.
 
   Args:
-    workdir: a run of a flow or of an RRDB.
+    workdir: a run of a flow or of an RRDB, or a name of `named.FINDERS`.
     file: the `.safetensors` to write.
     float16: rounds the weights to 16 bits, which halves the file.
     facts: more texts for the file's header, as "licence" and "origin".
+    encoder: a name of `named.SHIPPED`, if the file shall hold the flow alone, in our own names:
+      who reads it takes that encoder, which must be the one that the run has.
 
   Returns:
     What to tell the user.
@@ -96,7 +103,14 @@ def export_weights(
     raise InputError(f"{path}: must end in .safetensors")
   if not os.path.isdir(path.parent):
     raise InputError(f"{path}: no such folder: {path.parent}")
-  run = checkpoints.load_run(workdir)
+  run = load_model(workdir)
+  if encoder:
+    _check_encoder(run, encoder)
+    tensors = own_names.to_state_dict({"flow": run.params["flow"]})
+    _write(path, tensors, run, float16, dict(facts or {}) | {files.ENCODER_KEY: encoder})
+    return (
+      f"{path}: {len(tensors)} tensors, in our own names: the flow alone, its encoder {encoder}"
+    )
   if not has_published_names(run.model):
     tensors = own_names.to_state_dict(run.params)
     _write(path, tensors, run, float16, facts)
@@ -117,6 +131,24 @@ def export_weights(
       f"that read such names and skip from {others} compute other images"
     )
   return "\n".join(lines)
+
+
+def _check_encoder(run: checkpoints.Run, name: str) -> None:
+  """Refuses to write a flow alone unless its encoder is the named one, up to float16's rounding."""
+  if name not in named.SHIPPED:
+    raise InputError(f"encoder {name!r} is none of {', '.join(named.SHIPPED)}")
+  if "flow" not in run.params:
+    raise InputError("the run has no flow that could be written alone")
+  try:
+    theirs = read_checkpoint(name, run.config.model, encoder_only=True).params["encoder"]
+  except InputError as error:
+    raise InputError(f"the run's encoder is not {name}: {error}") from None
+  for (place, own), other in zip(
+    jax.tree_util.tree_leaves_with_path(run.params["encoder"]), jax.tree.leaves(theirs), strict=True
+  ):
+    if not np.allclose(own, other, rtol=2**-10, atol=1e-6):
+      where = jax.tree_util.keystr(place, simple=True, separator="/")
+      raise InputError(f"the run's encoder is not {name}, but was trained on: encoder/{where}")
 
 
 def _write(
@@ -140,7 +172,7 @@ def _float16(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _write_run(
-  folder: pathlib.Path, config: Config, params: Mapping[str, Any], source: str
+  folder: pathlib.Path, config: Config, params: Mapping[str, Any], sources: Sequence[str]
 ) -> None:
   """Writes a run of 0 steps, whole or not at all, with a note of where it comes from."""
   partial = None
@@ -150,7 +182,7 @@ def _write_run(
     own.mkdir()  # which fails if it is there
     partial = own
     write_config(partial, config)
-    (partial / "imported.json").write_text(json.dumps(_origin(source), indent=2) + "\n")
+    (partial / "imported.json").write_text(json.dumps(_origin(sources), indent=2) + "\n")
     with checkpoints.writer(partial, keep=1) as writer:
       writer.save(0, {"params": jax.tree.map(jnp.asarray, dict(params))})
     os.replace(partial, folder)
@@ -161,6 +193,6 @@ def _write_run(
       shutil.rmtree(partial, ignore_errors=True)
 
 
-def _origin(source: str) -> dict[str, Any]:
-  paths: Sequence[pathlib.Path] = files.paths(source)
+def _origin(sources: Sequence[str]) -> dict[str, Any]:
+  paths = [path for source in sources for path in files.paths(source)]
   return {path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in paths}

@@ -1,0 +1,67 @@
+"""Enlarges photographs with a model that the repository carries, or with one of yours.
+
+    python enlarge.py PHOTO.jpg OTHER.png             # to enlarged/PHOTO_00.png and so on
+    python enlarge.py PHOTO.jpg --model=x4_realsr     # the larger model
+    python enlarge.py PHOTO.jpg --workdir=W --num_samples=1 --temperature=0 --out=RESULTS
+
+Of each photograph several samples are written as PNG, and beside them NAME_sheet.png: the
+photograph enlarged by bicubic, two samples, the mean and the standard deviation of all samples.
+
+PNG, JPEG, WebP, BMP, TIFF and GIF files are read. Grey ones stay grey (they pass the model as RGB,
+whose three channels are then averaged), 16-bit ones keep 16 bits, transparency is enlarged by
+bicubic, colour profiles are kept, and photographs stand upright as EXIF says. The exit status is 3
+if samples have values that are not finite: they count as black, and a warning names the file.
+"""
+
+import sys
+
+from absl import flags
+
+from srflow_jax import cli
+from srflow_jax.weights.named import FINDERS
+
+NOT_FINITE = 3
+
+_MODEL = flags.DEFINE_enum("model", "x4_small", list(FINDERS), "A model known by name.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder, in place of --model.")
+_SCALE = flags.DEFINE_integer("scale", None, "By how much; default: as the model does.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Samples of each photograph.")
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", 0.7, "Standard deviation of the latents; 0: one image, the smoothest."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
+_OUT = flags.DEFINE_string("out", "enlarged", "The folder to write to.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
+_MAX_MEMORY_GB = flags.DEFINE_float(
+  "max_memory_gb",
+  0.0,
+  "Photographs that need more are cut into tiles: GB of this process on a CPU, of the device's "
+  "memory else; 0: half of what this process may use, or three quarters of the device's.",
+)
+
+
+def main(argv: list[str]) -> None:
+  """Enlarges as the flags say."""
+  # Here, not above: what takes seconds to import comes after mistakes in flags are answered.
+  from srflow_jax.enlarging import Settings, enlarge_photographs
+  from srflow_jax.errors import InputError
+
+  if _WORKDIR.value is not None and flags.FLAGS["model"].present:
+    raise InputError("--model and --workdir: give one of them")
+  settings = Settings(
+    num_samples=_NUM_SAMPLES.value,
+    temperature=_TEMPERATURE.value,
+    seed=_SEED.value,
+    scale=_SCALE.value,
+    max_memory_gb=_MAX_MEMORY_GB.value,
+    overwrite=_OVERWRITE.value,
+  )
+  source = _MODEL.value if _WORKDIR.value is None else _WORKDIR.value
+  outcome = enlarge_photographs(argv[1:], source, _OUT.value, settings)
+  print(outcome.text)
+  if not outcome.finite:
+    sys.exit(NOT_FINITE)
+
+
+if __name__ == "__main__":
+  cli.run(main)
