@@ -29,7 +29,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", flag_values
 _ALLOW_CHANGE = flags.DEFINE_bool(
   "allow_config_change",
   False,
-  "Go on with another configuration than the run was begun with.",
+  "Go on with another configuration, or other images, than the run was begun with.",
   flag_values=_FLAGS,
 )
 _COORDINATOR = flags.DEFINE_string(
