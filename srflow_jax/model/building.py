@@ -44,14 +44,14 @@ class _StageFields:
   keep: int = limited(0, at_least=0)
 
 
-def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = None) -> Model:
+def build_model(config: Mapping[str, Any], compute: ComputeSpec | None = None) -> Model:
   """Builds the model of a configuration's `model` block.
 
   Args:
     config: the block, as `configs/base.py` describes it. Without stages the model is the encoder
       alone, and what belongs to the flow is not needed. Parts that it does not name are the
       published ones.
-    compute: the configuration's block of that name (`ComputeSpec`); None: float32, all kept.
+    compute: the configuration's `compute`, how the model computes; None: float32, all kept.
 
   Raises:
     InputError: a key is unknown or missing, a value is out of range, or parts do not fit.
@@ -69,7 +69,7 @@ def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = N
     reason = " (a scale of 3 needs squeezes by 3, which do not exist yet)" if scale == 3 else ""
     raise InputError(f"{where}.scale is {scale!r}: one of {', '.join(map(str, SCALES))}{reason}")
   encoder = read_part(Encoder, config["encoder"], f"{where}.encoder")
-  how = ComputeSpec() if compute is None else blocks.read(ComputeSpec, compute, "config.compute")
+  compute = compute or ComputeSpec()
   stages = config["stages"]
   if not isinstance(stages, list | tuple):
     raise InputError(f"{where}.stages is {stages!r}: it must be a list of stages")
@@ -79,7 +79,7 @@ def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = N
         f"{where}.stages is empty, so the encoder is the model, but an encoder of kind "
         f"{encoder.kind} has no super-resolution of its own"
       )
-    return SuperResolver(scale=scale, encoder_part=encoder, compute=how)
+    return SuperResolver(scale=scale, encoder_part=encoder, compute=compute)
   target = read_part(targets.Target, config.get("target", {}), f"{where}.target")
   if target.needs_super_resolution and not encoder.cls.super_resolves:
     raise InputError(
@@ -89,7 +89,7 @@ def build_model(config: Mapping[str, Any], compute: Mapping[str, Any] | None = N
   return SRFlow(
     scale=scale,
     encoder_part=encoder,
-    compute=how,
+    compute=compute,
     stage_specs=_read_stages(config, where),
     target=target,
   )

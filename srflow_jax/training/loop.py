@@ -88,7 +88,7 @@ def train(
     with distributed.agreement():
       workdir = workdir_path(workdir)
       config = read_config(config)
-      model = build_model(config.model, dataclasses.asdict(config.compute))
+      model = build_model(config.model, config.compute)
       start.check(config, model)
       first_batch = start.first_batch(config, model.scale)
       val_batches = validation_batches(config.data, model.scale, *process)
