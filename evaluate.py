@@ -19,27 +19,26 @@ from absl import flags
 
 from srflow_jax import cli
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import Settings
-from srflow_jax.evaluation.run import Memory, Weights, evaluate_workdirs
 
 NOT_FINITE = 3
 
-_DEFAULT = Settings()
-
-_WORKDIR = flags.DEFINE_multi_string(
-  "workdir", None, "A training run's folder; give it again to compare runs.", required=True
+_WORKDIR = flags.DEFINE_multi(
+  cli.PathParser(),
+  flags.ArgumentSerializer(),
+  "workdir",
+  None,
+  "A training run's folder; give it again to compare runs.",
+  required=True,
 )
-_HR_DIR = flags.DEFINE_string("hr_dir", "", "Folder of HR images.")
-_LR_DIR = flags.DEFINE_string("lr_dir", "", "Folder of LR images.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "", "Where to write; default: WORKDIR/evaluation.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", _DEFAULT.num_samples, "Samples of each image.")
-_TEMPERATURE = flags.DEFINE_float(
-  "temperature", _DEFAULT.temperature, "Standard deviation of the latents."
-)
+_HR_DIR = cli.define_path("hr_dir", "", "Folder of HR images.")
+_LR_DIR = cli.define_path("lr_dir", "", "Folder of LR images.")
+_OUTPUT_DIR = cli.define_path("output_dir", "", "Where to write; default: WORKDIR/evaluation.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Samples of each image.")
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.9, "Standard deviation of the latents.")
 _TEMPERATURES = flags.DEFINE_list("temperatures", [], "Several, each a row of the table.")
-_SEED = flags.DEFINE_integer("seed", _DEFAULT.seed, "Sample i is a function of the seed and i.")
+_SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
 _UINT8 = flags.DEFINE_string(
-  "uint8", _DEFAULT.uint8_mode, "How floats become 8 bits: round, or truncate as published."
+  "uint8", "round", "How floats become 8 bits: round, or truncate as published."
 )
 _LPIPS_VGG = flags.DEFINE_bool(
   "lpips_vgg", False, "LPIPS with VGG16 too, by the package lpips-j, which fetches its weights."
@@ -63,6 +62,11 @@ def main(argv: list[str]) -> None:
   """Evaluates as the flags say and prints the table."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
+  temperatures, step = _temperatures(), _step()
+  # Here, not above: what takes seconds to import comes after signals and mistakes are answered.
+  from srflow_jax.evaluation import Settings
+  from srflow_jax.evaluation.run import Memory, Weights, evaluate_workdirs
+
   settings = Settings(
     num_samples=_NUM_SAMPLES.value,
     temperature=_TEMPERATURE.value,
@@ -78,9 +82,9 @@ def main(argv: list[str]) -> None:
     _OUTPUT_DIR.value,
     settings,
     command,
-    _temperatures(),
+    temperatures,
     Memory(_MAX_MEMORY_GB.value, _TILE_OVERLAP.value),
-    Weights(_step(), _EMA.value),
+    Weights(step, _EMA.value),
   )
   print(outcome.text)
   if not outcome.finite:

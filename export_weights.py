@@ -7,10 +7,9 @@ from absl import flags
 
 from srflow_jax import cli
 from srflow_jax.errors import InputError
-from srflow_jax.weights.transfer import export_weights
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", required=True)
-_FILE = flags.DEFINE_string("file", None, "The .safetensors to write.", required=True)
+_WORKDIR = cli.define_path("workdir", None, "The run's folder.", required=True)
+_FILE = cli.define_path("file", None, "The .safetensors to write.", required=True)
 _FLOAT16 = flags.DEFINE_bool("float16", False, "Round the weights to 16 bits: half the size.")
 _ENCODER = flags.DEFINE_string(
   "encoder",
@@ -25,6 +24,9 @@ def main(argv: list[str]) -> None:
   """Exports as the flags say."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
+  # Here, not above: what takes seconds to import comes after signals and mistakes are answered.
+  from srflow_jax.weights.transfer import export_weights
+
   facts = {"licence": _LICENCE.value, "origin": _ORIGIN.value}
   facts = {name: text for name, text in facts.items() if text}
   print(export_weights(_WORKDIR.value, _FILE.value, _FLOAT16.value, facts, _ENCODER.value))

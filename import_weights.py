@@ -11,18 +11,16 @@ the settings that stand there.
 import importlib
 import pkgutil
 
-from absl import flags
 from ml_collections import config_flags
 
 import configs
 from srflow_jax import cli
 from srflow_jax.errors import InputError
-from srflow_jax.weights.transfer import import_weights
 
-_FILE = flags.DEFINE_string(
+_FILE = cli.define_path(
   "file", None, "A .safetensors, .pth or ncnn file, or realsr or realesrgan.", required=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The folder to make.", required=True)
+_WORKDIR = cli.define_path("workdir", None, "The folder to make.", required=True)
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file; default: nearest.")
 
 # Not a model of their own: every field's default, and what another run holds.
@@ -33,6 +31,9 @@ def main(argv: list[str]) -> None:
   """Imports as the flags say."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
+  # Here, not above: what takes seconds to import comes after signals and mistakes are answered.
+  from srflow_jax.weights.transfer import import_weights
+
   names = (module.name for module in pkgutil.iter_modules(configs.__path__))
   shipped = {
     f"configs/{name}.py": importlib.import_module(f"configs.{name}").get_config()

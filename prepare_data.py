@@ -13,20 +13,17 @@ An interrupted run is completed by the same command. Train with --config.data.tr
 from absl import flags
 
 from srflow_jax import cli
-from srflow_jax.data.plan import SplitInputs
-from srflow_jax.data.prepare import prepare
-from srflow_jax.data.verify import summary, verify
 from srflow_jax.errors import InputError
 
-_OUT = flags.DEFINE_string("out", None, "The data set's folder.", required=True)
-_TRAIN_HR = flags.DEFINE_list(
-  "train_hr", [], "Folders and archives (zip, tar) of HR images, separated by commas."
+_OUT = cli.define_path("out", None, "The data set's folder.", required=True)
+_TRAIN_HR = cli.define_paths(
+  "train_hr", "Folders and archives (zip, tar) of HR images, separated by commas."
 )
-_TRAIN_LR = flags.DEFINE_list(
-  "train_lr", [], "Likewise of their LR images; without: MATLAB's bicubic of the HR images."
+_TRAIN_LR = cli.define_paths(
+  "train_lr", "Likewise of their LR images; without: MATLAB's bicubic of the HR images."
 )
-_VALIDATION_HR = flags.DEFINE_list("validation_hr", [], "As --train_hr, for validation.")
-_VALIDATION_LR = flags.DEFINE_list("validation_lr", [], "As --train_lr, for validation.")
+_VALIDATION_HR = cli.define_paths("validation_hr", "As --train_hr, for validation.")
+_VALIDATION_LR = cli.define_paths("validation_lr", "As --train_lr, for validation.")
 _SCALES = flags.DEFINE_list("scales", ["4"], "Scales to keep LR tiles for: 2, 3, 4, 8, 16.")
 _TILE = flags.DEFINE_integer("tile", 480, "Side of the HR tiles in pixels.")
 _OVERLAP = flags.DEFINE_integer("overlap", 0, "HR pixels that neighbouring tiles share at least.")
@@ -38,13 +35,18 @@ def main(argv: list[str]) -> None:
   """Prepares or verifies as the flags say and prints what the set holds."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
+  scales = [_whole_number(scale) for scale in _SCALES.value]
+  # Here, not above: what takes seconds to import comes after signals and mistakes are answered.
+  from srflow_jax.data.plan import SplitInputs
+  from srflow_jax.data.prepare import prepare
+  from srflow_jax.data.verify import summary, verify
+
   splits = {
     "train": SplitInputs(_TRAIN_HR.value, _TRAIN_LR.value),
     "validation": SplitInputs(_VALIDATION_HR.value, _VALIDATION_LR.value),
   }
   has_inputs = any(inputs.hr or inputs.lr for inputs in splits.values())
   if has_inputs or not _VERIFY.value:
-    scales = [_whole_number(scale) for scale in _SCALES.value]
     metadata = prepare(_OUT.value, splits, scales, _TILE.value, _OVERLAP.value, _NUM_WORKERS.value)
   if _VERIFY.value:
     metadata = verify(_OUT.value, _NUM_WORKERS.value)

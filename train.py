@@ -19,17 +19,16 @@ from ml_collections import config_flags
 
 from srflow_jax import cli
 from srflow_jax.errors import InputError
-from srflow_jax.runs import workdir_path
 
 _FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A configuration file.", flag_values=_FLAGS
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=_FLAGS)
+_WORKDIR = cli.define_path("workdir", None, "The run's folder.", _FLAGS)
 _ALLOW_CHANGE = flags.DEFINE_bool(
   "allow_config_change",
   False,
-  "Go on with another configuration than the run was begun with.",
+  "Go on with another configuration, or other images, than the run was begun with.",
   flag_values=_FLAGS,
 )
 _COORDINATOR = flags.DEFINE_string(
@@ -57,11 +56,12 @@ def main(argv: list[str]) -> None:
   """Trains as the flags say."""
   if len(argv) > 1:
     raise InputError(f"unexpected argument: {argv[1]}")
-  workdir = workdir_path(_WORKDIR.value or "")
   # Here, not above: what takes seconds to import comes after signals and mistakes are answered.
+  from srflow_jax.runs import workdir_path
   from srflow_jax.training import distributed
   from srflow_jax.training.loop import train
 
+  workdir = workdir_path(_WORKDIR.value or "")
   distributed.initialize(
     _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _DISTRIBUTED.value
   )

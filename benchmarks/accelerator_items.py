@@ -33,7 +33,7 @@ from benchmarks.measuring import (
   random_batch,
 )
 from srflow_jax.model.building import build_model
-from srflow_jax.model.model import Model
+from srflow_jax.model.model import ComputeSpec, Model
 from srflow_jax.sampling.budget import Plan, Request, footprint, samples_of_program
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
@@ -162,7 +162,7 @@ def speed(emit: Emit, sizes: Sizes, models: Sequence[tuple[str, bool]]) -> None:
   peak = peak_gflops()
   for name, bfloat16 in models:
     config = load_config(name, sizes.small, bfloat16=bfloat16)
-    model = build_model(config.model, config.compute)
+    model = build_model(config.model, ComputeSpec(**config.compute))
     params = jax.device_put(plausible_params(model))
     about = {"model": name, "type": _type(bfloat16)}
     sampler = Sampler(model, params)
@@ -287,7 +287,7 @@ def baseline(emit: Emit, sizes: Sizes, command: Sequence[str], seconds: float) -
 def memory(emit: Emit, sizes: Sizes) -> None:
   """Memory of training steps and of large images."""
   config = load_config(sizes.first[0][0], sizes.small, bfloat16=True)
-  model = build_model(config.model, config.compute)
+  model = build_model(config.model, ComputeSpec(**config.compute))
   params = jax.device_put(plausible_params(model))
   with _reported(emit, f"LR {sizes.largest[0]}x{sizes.largest[1]}"):
     _large_image(emit, model, params, sizes)
@@ -296,7 +296,7 @@ def memory(emit: Emit, sizes: Sizes) -> None:
 
   def step(what: str, batch: int, remat: bool = False, unroll: bool = False) -> float:
     config.compute.remat = remat
-    of_kind = build_model(config.model, config.compute)
+    of_kind = build_model(config.model, ComputeSpec(**config.compute))
     begin = time.perf_counter()
     with _unrolled() if unroll else contextlib.nullcontext():
       resized = dataclasses.replace(sizes, batch=batch)

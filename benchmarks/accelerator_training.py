@@ -21,6 +21,7 @@ from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.evaluation import Settings
 from srflow_jax.evaluation.run import evaluate_workdirs
 from srflow_jax.model.building import build_model
+from srflow_jax.model.model import ComputeSpec
 from srflow_jax.training.loop import train
 from srflow_jax.training.step import create_state, make_train_step
 from srflow_jax.weights import files, own_names
@@ -131,7 +132,7 @@ def train_and_evaluate(
 
 def _step_seconds(config: Any) -> float:
   """Seconds that a step takes on average over the run's phases, measured with random images."""
-  model = build_model(config.model, config.compute)
+  model = build_model(config.model, ComputeSpec(**config.compute))
   frozen = config.optim.encoder_frozen_fraction if config.optim.encoder_init else 0.0
   phases = {("flow",): frozen, model.parts: 1 - frozen}
   images = jax.device_put(

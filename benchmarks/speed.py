@@ -43,7 +43,7 @@ from srflow_jax import cli
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
-from srflow_jax.model.model import Model
+from srflow_jax.model.model import ComputeSpec, Model
 from srflow_jax.sampling.budget import Request, samples_of_program
 from srflow_jax.sampling.sampler import Sampler, Seconds
 from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
   if unknown := set(_JOBS.value) - {"train", "sample"}:
     raise InputError(f"--jobs: unknown: {', '.join(sorted(unknown))}")
   baseline = _baseline_command(config)
-  model = build_model(config.model, config.compute)
+  model = build_model(config.model, ComputeSpec(**config.compute))
   params = _random_params(model)
   jobs = [_train_job(model, config, params)] if "train" in _JOBS.value else []
   if "sample" in _JOBS.value:

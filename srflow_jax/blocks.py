@@ -63,7 +63,12 @@ class Limits:
       return f"one of {', '.join(map(repr, self.one_of))}"
     names = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
     limits = ((text, getattr(self, name)) for name, text in names.items())
-    return " and ".join(f"{text} {limit:g}" for text, limit in limits if limit is not None)
+    return " and ".join(f"{text} {_limit(limit)}" for text, limit in limits if limit is not None)
+
+
+def _limit(value: float) -> str:
+  """A limit in text: all digits of a whole number."""
+  return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def limited(

@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from absl import flags, logging
 
@@ -24,6 +25,43 @@ from srflow_jax.errors import InputError, Interrupted
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
 CTRL_C = 130  # what shells make of SIGINT
+
+flags.disclaim_key_flags()  # those that are defined here are of the module that asks for it
+
+
+class PathParser(flags.ArgumentParser):
+  """The value of a flag that is a path: `~` is expanded, which shells do not after a `=`."""
+
+  def parse(self, argument: str) -> str:
+    """The path; one of a user that there is not stays as it is."""
+    return os.path.expanduser(argument)
+
+
+class PathsParser(flags.ListParser):
+  """The value of a flag that is a list of paths, separated by commas, as `PathParser`'s each."""
+
+  def parse(self, argument: str | list[str]) -> list[str]:
+    """The paths."""
+    return [os.path.expanduser(path) for path in super().parse(argument)]
+
+
+def define_path(
+  name: str,
+  default: str | None,
+  help_text: str,
+  flag_values: flags.FlagValues = flags.FLAGS,
+  **settings: Any,
+) -> flags.FlagHolder:
+  """A flag whose value is a path."""
+  serializer = flags.ArgumentSerializer()
+  return flags.DEFINE(PathParser(), name, default, help_text, flag_values, serializer, **settings)
+
+
+def define_paths(
+  name: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder:
+  """A flag whose value is a list of paths, empty if it is not given."""
+  return flags.DEFINE(PathsParser(), name, [], help_text, flag_values, flags.CsvListSerializer(","))
 
 
 def _config_path(argv: list[str]) -> str | None:
@@ -40,6 +78,10 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
   Raises:
     InputError: a flag, a configuration file or a field of it cannot be used.
   """
+  argv = [
+    flag.replace("~", os.path.expanduser("~"), 1) if re.match("--?config=~/", flag) else flag
+    for flag in argv
+  ]
   config = _config_path(argv)
   if config is not None and not os.path.isfile(config):
     raise InputError(f"--config={config}: {'no such file' if config else 'names no file'}")

@@ -7,6 +7,7 @@ refuses it names in one line.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import ml_collections
 from srflow_jax.blocks import as_mapping, limited, read, read_by
 from srflow_jax.errors import InputError
 from srflow_jax.model.kinds import import_plugins, read_part
+from srflow_jax.model.model import ComputeSpec
 from srflow_jax.model.noises import Noise
 
 MOST_STEPS = 2**31 - 1  # a step's number is an int32 on the devices
@@ -40,6 +42,13 @@ def _noise(values: Any, where: str) -> Noise:
   return read_part(Noise, values, where)
 
 
+def _paths(value: Any, where: str) -> str:
+  """A path, or two that a colon separates, with `~` expanded; '' and names are left as they are."""
+  if not isinstance(value, str):
+    raise InputError(f"{where} is {value!r}: it must be a text")
+  return os.pathsep.join(map(os.path.expanduser, value.split(os.pathsep)))
+
+
 def _optimizer(values: Any, where: str) -> dict[str, Any]:
   """An optimiser's block: its kind and whatever arguments that takes (`training.optimizer`)."""
   values = dict(as_mapping(values, where))
@@ -49,19 +58,11 @@ def _optimizer(values: Any, where: str) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compute:
-  """How a model computes, which changes no parameter."""
-
-  bfloat16: bool
-  remat: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
   """Where patches come from and what is done to them."""
 
-  train_dir: str
-  val_dir: str
+  train_dir: str = read_by(_paths)
+  val_dir: str = read_by(_paths)
   hr_patch: int = limited(at_least=1, at_most=2**14)
   batch_size: int = limited(at_least=1, at_most=2**20)
   val_patches: int = limited(at_least=0, at_most=2**20)
@@ -88,7 +89,7 @@ class Optim:
   cosine_cycles: int = _steps(at_least=0)
   ema_decay: float = limited(at_least=0.0, below=1.0)
   accumulation_steps: int = limited(at_least=1, at_most=2**20)
-  encoder_init: str
+  encoder_init: str = read_by(_paths)
   encoder_frozen_fraction: float = limited(at_least=0.0, at_most=1.0)
   encoder_rate_factor: float = limited(at_least=_TINY, at_most=1e6)
   max_skipped_steps: int = _steps()
@@ -113,7 +114,7 @@ class Config:
 
   seed: int = limited(at_least=0, at_most=2**32 - 1)
   model: Any = read_by(_model)
-  compute: Compute
+  compute: ComputeSpec
   data: Data
   optim: Optim
   num_train_steps: int = _steps()

@@ -1,6 +1,7 @@
 """A run's folder: what it holds, its configuration, and a lock for one run at a time.
 
 W/config.json     the resolved configuration
+W/data.json       what its images were, told by names and sizes
 W/parameters.txt  a table of the model's parameters, to be read by people
 W/lock            held by the process that trains
 W/progress.json   the step of the latest checkpoint that was saved
@@ -8,6 +9,7 @@ W/checkpoints/    see `srflow_jax.checkpoints`
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -16,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from srflow_jax.blocks import as_mapping, limited, read
 from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json, write_json
@@ -118,13 +121,63 @@ def check_config(workdir: pathlib.Path, config: Config, allow_change: bool) -> N
   """
   if not (workdir / "config.json").exists():
     return
-  if differences := "; ".join(config_differences(load_config(workdir), config)):
-    if not allow_change:
-      raise InputError(
-        f"{workdir} holds a run of another configuration: {differences}; --allow_config_change "
-        "goes on all the same"
-      )
-    print(f"warning: {workdir} goes on with another configuration: {differences}", file=sys.stderr)
+  _refuse_or_warn(workdir, config_differences(load_config(workdir), config), allow_change)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """What tells the images of a split from others; see `srflow_jax.data.describe`."""
+
+  images: int = limited(at_least=1)
+  digest: str = limited()
+
+  def __str__(self) -> str:
+    return f"{self.images} images ({self.digest[:8]})"
+
+
+def write_data(workdir: pathlib.Path, data: Mapping[str, Mapping[str, Any]]) -> None:
+  """Writes what a run's images are, whole or not at all; `InputError` if it cannot be written."""
+  write_json(workdir / "data.json", data)
+
+
+def check_data(
+  workdir: pathlib.Path, data: Mapping[str, Mapping[str, Any]], allow_change: bool
+) -> None:
+  """Refuses images that are not those of the run that the workdir holds, if it has noted them.
+
+  Args:
+    workdir: the run's folder.
+    data: what the images are now, by split, as `srflow_jax.data.describe` says it.
+    allow_change: whether differences are only printed.
+
+  Raises:
+    InputError: their number, names or sizes differ, or the note is damaged.
+  """
+  path = workdir / "data.json"
+  if not path.exists():
+    return
+  before, now = (
+    {split: read(Images, images, f"{path}: {split}") for split, images in values.items()}
+    for values in (as_mapping(read_json(path), str(path)), data)
+  )
+  differences = [
+    f"data for {split}: {before.get(split)} → {now.get(split)}"
+    for split in sorted(before | now)
+    if before.get(split) != now.get(split)
+  ]
+  _refuse_or_warn(workdir, differences, allow_change)
+
+
+def _refuse_or_warn(workdir: pathlib.Path, differences: list[str], allow_change: bool) -> None:
+  if not differences:
+    return
+  said = "; ".join(differences)
+  if not allow_change:
+    raise InputError(
+      f"{workdir} holds a run of another configuration: {said}; --allow_config_change goes on all "
+      "the same"
+    )
+  print(f"warning: {workdir} goes on with another configuration: {said}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import golden_weights
 from configs import x4_da
 from srflow_jax.model.building import build_model
 from srflow_jax.model.features import Given
+from srflow_jax.model.model import ComputeSpec
 from srflow_jax.training.step import create_state, make_train_step
 from srflow_jax.weights import published
 
@@ -39,10 +40,9 @@ def case(request):
   """The published DA x4: configuration, model, parameters, arrays and tolerances."""
   precision, bfloat16, *tolerances = PRECISIONS[request.param]
   config = x4_da.get_config()
-  config.compute.bfloat16 = bfloat16
   config.data.noise.std = 0.0
   config.optim.learning_rate = 1e-4
-  model = build_model(config.model, config.compute)
+  model = build_model(config.model, ComputeSpec(bfloat16=bfloat16))
   meta = json.loads((DATA / "da_x4.json").read_text())
   state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])
   params = jax.tree.map(jnp.asarray, published.from_state_dict(model, state_dict))

@@ -1,5 +1,6 @@
 """How commands start and end: signals, Ctrl-C, memory, no home, two in one process."""
 
+import os
 import pathlib
 import runpy
 import signal
@@ -10,10 +11,13 @@ import threading
 import jax
 import pytest
 from absl import flags
+from ml_collections import config_flags
 
 import runs
 from srflow_jax import cli
+from srflow_jax.config import read_config
 from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.evaluation import Settings
 
 
 def run(main, monkeypatch, *arguments, **settings):
@@ -100,6 +104,72 @@ def test_a_command_may_be_loaded_twice_in_one_process(monkeypatch, capsys):
     runpy.run_path(str(runs.ROOT / "train.py"), run_name="__main__")
   said = capsys.readouterr().out
   assert said.startswith("Trains a model") and "--[no]allow_config_change" in said
+
+
+COMMANDS = ("train", "evaluate", "prepare_data", "import_weights", "export_weights")
+
+
+def test_commands_answer_signals_before_they_import_what_takes_long():
+  names = [f"{name}.py" for name in COMMANDS]
+  program = (
+    "import runpy, sys\n"
+    f"for name in {names}: runpy.run_path(name, run_name='command')\n"
+    "print({'jax', 'numpy', 'tensorflow_datasets'} & set(sys.modules) or 'none')"
+  )
+  environment = os.environ | {"PYTHONPATH": str(runs.ROOT)}
+  said = subprocess.check_output([sys.executable, "-c", program], cwd=runs.ROOT, env=environment)
+  assert said == b"none\n"
+
+
+def test_evaluate_s_defaults_are_those_of_its_settings():
+  flag_values = runpy.run_path(str(runs.ROOT / "evaluate.py"), run_name="command")
+  for flag, field in (("NUM_SAMPLES", "num_samples"), ("TEMPERATURE", "temperature")):
+    assert flag_values[f"_{flag}"].default == getattr(Settings(), field)
+  for flag, field in (("SEED", "seed"), ("UINT8", "uint8_mode"), ("LPIPS_VGG", "lpips_vgg")):
+    assert flag_values[f"_{flag}"].default == getattr(Settings(), field)
+
+
+PATHS = [
+  ("~/x", "HOME/x"),
+  ("~", "HOME"),
+  ("/a/~/x", "/a/~/x"),
+  ("a~", "a~"),
+  ("~nobody-of-this-name/x", "~nobody-of-this-name/x"),
+  ("", ""),
+]
+
+
+@pytest.mark.parametrize("given, expected", PATHS)
+def test_a_home_is_expanded_in_all_paths(given, expected, monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+  expected = expected.replace("HOME", "/home/me")
+  flag_values = flags.FlagValues()
+  path = cli.define_path("path", None, "A path.", flag_values)
+  paths = cli.define_paths("paths", "Paths.", flag_values)
+  several = flags.DEFINE_multi(
+    cli.PathParser(), flags.ArgumentSerializer(), "several", None, "", flag_values
+  )
+  flag_values(["x", f"--path={given}", f"--paths={given},b", f"--several={given}", "--several=b"])
+  assert path.value == expected and paths.value == [expected, "b"]
+  assert several.value == [expected, "b"]
+  config = runs.get_config()
+  config.data.train_dir, config.data.val_dir = f"{given}:b", given
+  config.optim.encoder_init = given
+  read = read_config(config)
+  assert (read.data.train_dir, read.data.val_dir) == (f"{expected}:b", expected)
+  assert read.optim.encoder_init == expected
+
+
+def test_a_config_in_the_home_is_found(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "mine.py").write_text(
+    "import ml_collections\ndef get_config(): return ml_collections.ConfigDict({'a': 1})"
+  )
+  monkeypatch.setattr(sys, "argv", ["x", "--config=~/mine.py", "--config.a=2"])
+  flag_values = flags.FlagValues()
+  config = config_flags.DEFINE_config_file("config", flag_values=flag_values)
+  cli._parse(sys.argv, flag_values)
+  assert config.value.a == 2
 
 
 SIGNALLED = """

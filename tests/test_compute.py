@@ -53,8 +53,7 @@ def test_rematerialisation_saves_memory():
   batch = {name: jax.ShapeDtypeStruct(shape, jnp.uint8) for name, shape in images.items()}
 
   def memory(remat):
-    config.compute.remat = remat
-    model = build_model(config.model, config.compute)
+    model = build_model(config.model, ComputeSpec(remat=remat))
     state = jax.eval_shape(
       lambda: create_state(config.optim, abstract_zeros(model), jax.random.key(0))
     )
@@ -72,7 +71,7 @@ def test_bfloat16_stays_near_the_published_values():
   """A round trip within half a grey level, log-det and log-density within 2e-4."""
   meta = json.loads((DATA / "da_x4.json").read_text())
   arrays = np.load(DATA / "da_x4.npz")
-  model = build_model(x4_da.get_config().model, {"bfloat16": True, "remat": False})
+  model = build_model(x4_da.get_config().model, ComputeSpec(bfloat16=True))
   state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])
   params = jax.tree.map(jnp.asarray, published.from_state_dict(model, state_dict))
 

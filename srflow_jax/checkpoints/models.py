@@ -58,7 +58,7 @@ def load_run(
   """
   workdir = workdir_path(workdir)
   config = load_config(workdir)
-  model = build_model(config.model, dataclasses.asdict(config.compute))
+  model = build_model(config.model, config.compute)
   like = abstract_params(model)
   for _ in range(_TRIES):
     chosen = _chosen_step(workdir, step)

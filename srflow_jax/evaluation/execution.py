@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,12 @@ def evaluate_entries(
   with folder.locked(output):
     files = _files(entries, images, settings)
     folder.check_names(output, files)
+    sizes = len({image.hr_size for image in images})
+    if sizes > 1:
+      print(f"images of {sizes} sizes: programs are compiled for each of them when it comes")
+    begin = time.perf_counter()
     check_memory([entry.system for entry in entries], images, settings)
+    compiled = {_by_size(images)[0].hr_size: time.perf_counter() - begin}
     progress = Progress(output, fingerprint(about, images))
     if len(progress):
       print(
@@ -103,8 +109,8 @@ def evaluate_entries(
       unit_scale=True,
       desc="evaluating",
     ) as bar:
-      evaluation = _Evaluation(entries, output, settings, progress, bar)
-      for image in images:
+      evaluation = _Evaluation(entries, output, settings, progress, bar, compiled)
+      for image in _by_size(images):
         with out_of_memory_named():
           evaluation.of_image(image)
     rows = [progress.get(image.name, entry.name) for image in images for entry in entries]
@@ -116,6 +122,11 @@ def evaluate_entries(
     f"{report.markdown_table(cells)}\n{note}",
     report.printable(f"Tables, samples, sheets and the page report.html: {output}"),
   ]
+  if sizes > 1:
+    seconds = sum(compiled.values())
+    lines.append(
+      f"Compiling for {len(compiled)} sizes of image took {seconds:.0f} s, without LPIPS."
+    )
   broken = marks.of_kind("not_finite", rows)
   if broken:
     lines.append(f"error: {broken}")
@@ -158,13 +169,18 @@ def check_memory(
     InputError: It names the image.
   """
   for system in dict.fromkeys(systems):
-    ordered = sorted(images, key=lambda image: -math.prod(image.hr_size))
-    for check, image in zip((system.plan, *[system.check] * len(images)), ordered, strict=False):
+    checks = (system.plan, *[system.check] * len(images))
+    for check, image in zip(checks, _by_size(images), strict=False):
       request = request_of(system, image.hr_size, settings, image.hr_path is not None)
       try:
         check(tuple(side // system.scale for side in image.hr_size), request)
       except InputError as error:
         raise InputError(f"{image.hr_path or image.lr_path}: {error}") from None
+
+
+def _by_size(images: Sequence[EvalImage]) -> list[EvalImage]:
+  """The largest images first, and those of one size together: each size is compiled for once."""
+  return sorted(images, key=lambda image: (math.prod(image.hr_size), image.hr_size), reverse=True)
 
 
 def _num_pixels(image: EvalImage, entry: Entry, settings: Settings) -> int:
@@ -174,13 +190,18 @@ def _num_pixels(image: EvalImage, entry: Entry, settings: Settings) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
-  """What is done with every image."""
+  """What is done with every image.
+
+  Attributes:
+    compiled: Seconds that compiling took, by the size of HR; LPIPS aside.
+  """
 
   entries: Sequence[Entry]
   output: pathlib.Path
   settings: Settings
   progress: Progress
   bar: tqdm
+  compiled: dict[tuple[int, int], float]
 
   def of_image(self, image: EvalImage) -> None:
     """Draws, measures and shows what is not there yet."""
@@ -229,6 +250,12 @@ class _Evaluation:
       if not self.progress.get(image.name, entry.name)
       or not all(path.exists() for path in paths[entry])
     ]
+    if missing:
+      request = request_of(system, image.hr_size, self.settings, hr is not None)
+      begin = time.perf_counter()
+      system.plan(lr.shape[:2], request)
+      seconds = time.perf_counter() - begin
+      self.compiled[image.hr_size] = self.compiled.get(image.hr_size, 0.0) + seconds
     temperatures = [entry.temperature for entry in missing]
     drawn = evaluate_temperatures(system, lr, hr, self.settings, temperatures, self.bar.update)
     for entry in entries:

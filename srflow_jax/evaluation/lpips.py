@@ -6,7 +6,8 @@ summed, so that samples can be compared pixel by pixel.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,9 @@ STRIP_PIXELS = 2**22
 _UNIT = 16  # rows: the deepest layers' stride
 _MARGIN = 8  # units
 
+# Each size of image has three programs of its own, or more where it is cut into strips.
+_MAX_PROGRAMS = 12
+
 
 def lpips_maps(samples: np.ndarray, reference: np.ndarray) -> Iterator[np.ndarray]:
   """Computes the distance of each sample from a reference, pixel by pixel.
@@ -50,13 +54,15 @@ def lpips_maps(samples: np.ndarray, reference: np.ndarray) -> Iterator[np.ndarra
   for strip in strips:
     stop = strip.stop * _UNIT + reference.shape[0] % _UNIT
     rows = slice(strip.start * _UNIT, stop)
-    expected = _features(alexnet, reference[rows])
+    size = reference[rows].shape[:2]
+    features, distances = _program(_features, size), _program(_distances, size)
+    expected = features(alexnet, reference[rows])
     for sample, own in zip(samples, parts, strict=True):
-      layers = _distances(linear, _features(alexnet, sample[rows]), expected)
+      layers = distances(linear, features(alexnet, sample[rows]), expected)
       own.append([_kept(np.asarray(x), strip, last=strip is strips[-1]) for x in layers])
   for own in parts:
     layers = [np.concatenate(layer) for layer in zip(*own, strict=True)]
-    yield np.asarray(_enlarged(layers, reference.shape[:2]))
+    yield np.asarray(_program(_enlarged, reference.shape[:2])(layers))
 
 
 def _strips(height: int, width: int) -> tuple[Span, ...]:
@@ -86,8 +92,17 @@ def _load_weights() -> tuple[dict, list[jax.Array]]:
   return {"params": params["AlexNet_0"]}, linear
 
 
-@jax.jit
-def _features(alexnet: dict, image: jax.Array) -> list[jax.Array]:
+@functools.lru_cache(_MAX_PROGRAMS)
+def _program(function: Callable[..., Any], size: tuple[int, int]) -> Callable[..., Any]:
+  """A function of this file, compiled for a size of image when it is first called.
+
+  JAX keeps what it compiles as long as the function that it was told to compile. Here that is a new
+  one for each size, so that programs that are no longer kept here are gone.
+  """
+  return jax.jit(functools.partial(function, size))
+
+
+def _features(size: tuple[int, int], alexnet: dict, image: jax.Array) -> list[jax.Array]:
   """Each layer's normalised features, `[h, w, C]`, of uint8 `[H, W, 3]`."""
   x = (image.astype(jnp.float32) / 127.5 - 1 - _SHIFT) / _SCALE
   with jax.default_matmul_precision("highest"):  # a GPU's default would cost the fourth digit
@@ -96,9 +111,11 @@ def _features(alexnet: dict, image: jax.Array) -> list[jax.Array]:
   return [y[0] / (jnp.linalg.norm(y[0], axis=-1, keepdims=True) + 1e-10) for y in layers]
 
 
-@jax.jit
 def _distances(
-  linear: list[jax.Array], features: list[jax.Array], expected: list[jax.Array]
+  size: tuple[int, int],
+  linear: list[jax.Array],
+  features: list[jax.Array],
+  expected: list[jax.Array],
 ) -> list[jax.Array]:
   """Each layer's distances, `[h, w]`."""
   return [
@@ -107,7 +124,7 @@ def _distances(
   ]
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _enlarged(layers: list[jax.Array], size: tuple[int, int]) -> jax.Array:
+def _enlarged(size: tuple[int, int], layers: list[jax.Array]) -> jax.Array:
+  """The sum of an image's layers, `[h, w]` each, enlarged to its size."""
   # `bilinear` has half-pixel centres; nothing shrinks, so antialiasing does not come in.
   return sum(jax.image.resize(layer, size, "bilinear") for layer in layers)

@@ -53,7 +53,7 @@ class _StageFields:
 
 
 def build_model(
-  config: Mapping[str, Any] | ml_collections.ConfigDict, compute: Mapping[str, Any] | None = None
+  config: Mapping[str, Any] | ml_collections.ConfigDict, compute: ComputeSpec | None = None
 ) -> Model:
   """Builds the model of a configuration's `model` block.
 
@@ -61,7 +61,7 @@ def build_model(
     config: the block, as `configs/base.py` describes it. Without stages the model is the encoder
       alone, and what belongs to the flow is not needed. Parts that it does not name are the
       published ones.
-    compute: the configuration's block of that name (`ComputeSpec`); None: float32, all kept.
+    compute: the configuration's `compute`, how the model computes; None: float32, all kept.
 
   Raises:
     InputError: a key is unknown or missing, a value is out of range, or parts do not fit.
@@ -81,7 +81,7 @@ def build_model(
     )
   scale = blocks.read(_ScaleField, {"scale": config["scale"]}, where).scale
   encoder = read_part(Encoder, config["encoder"], f"{where}.encoder")
-  how = ComputeSpec() if compute is None else blocks.read(ComputeSpec, compute, "config.compute")
+  compute = compute or ComputeSpec()
   stages = config["stages"]
   if not isinstance(stages, list | tuple):
     raise InputError(f"{where}.stages is {stages!r}: it must be a list of stages")
@@ -91,7 +91,7 @@ def build_model(
         f"{where}.stages is empty, so the encoder is the model, but an encoder of kind "
         f"{encoder.kind} has no super-resolution of its own"
       )
-    return SuperResolver(scale=scale, encoder_part=encoder, compute=how)
+    return SuperResolver(scale=scale, encoder_part=encoder, compute=compute)
   target = read_part(targets.Target, config.get("target", {}), f"{where}.target")
   if target.needs_super_resolution and not encoder.cls.super_resolves:
     raise InputError(
@@ -101,7 +101,7 @@ def build_model(
   return SRFlow(
     scale=scale,
     encoder_part=encoder,
-    compute=how,
+    compute=compute,
     stage_specs=_read_stages(config, where),
     target=target,
   )

@@ -17,11 +17,18 @@ from tensorboardX import SummaryWriter
 
 from srflow_jax import checkpoints
 from srflow_jax.config import Config, read_config
-from srflow_jax.data import make_train_iterator, put_ahead, validation_batches
+from srflow_jax.data import describe, make_train_iterator, put_ahead, validation_batches
 from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.model.model import Model
-from srflow_jax.runs import check_config, lock_workdir, workdir_path, write_config
+from srflow_jax.runs import (
+  check_config,
+  check_data,
+  lock_workdir,
+  workdir_path,
+  write_config,
+  write_data,
+)
 from srflow_jax.training import checkpoint, devices, distributed, start
 from srflow_jax.training.diagnosis import FiniteChecks, make_diagnosis
 from srflow_jax.training.events import event_writer
@@ -62,9 +69,11 @@ def train(
 
   Args:
     config: a configuration as `configs/base.py` describes it.
-    workdir: the run's folder, made if need be; it gets `config.json`, `parameters.txt`, checkpoints
-      and TensorBoard events. Several processes of one run must share it.
-    allow_config_change: whether a run may go on with another configuration than it was begun with.
+    workdir: the run's folder, made if need be; it gets `config.json`, `data.json`,
+      `parameters.txt`, checkpoints and TensorBoard events. Several processes of one run must share
+      it.
+    allow_config_change: whether a run may go on with another configuration, or other images, than
+      it was begun with.
 
   Returns:
     The state after the last step.
@@ -80,7 +89,7 @@ def train(
     with distributed.agreement():
       workdir = workdir_path(workdir)
       config = read_config(config)
-      model = build_model(config.model, dataclasses.asdict(config.compute))
+      model = build_model(config.model, config.compute)
       start.check(config, model)
       first_batch = start.first_batch(config, model.scale)
       val_batches = validation_batches(config.data, model.scale, *process)
@@ -90,6 +99,8 @@ def train(
       if process[0] == 0:
         opened.enter_context(lock_workdir(workdir))
         check_config(workdir, config, allow_config_change)
+        data = describe(config.data, model.scale)
+        check_data(workdir, data, allow_config_change)
 
     mesh = devices.data_mesh()
 
@@ -113,6 +124,7 @@ def train(
       if process[0] == 0:
         checkpoints.set_aside(workdir, damaged)
         write_config(workdir, config)  # not before: the checkpoint may not have fitted it
+        write_data(workdir, data)
         start.write_parameter_table(workdir, state.params)
     writer = opened.enter_context(
       checkpoints.writer(workdir, config.keep_checkpoints, config.keep_best)

@@ -17,7 +17,7 @@ import numpy as np
 from srflow_jax import checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, count_parameters
-from srflow_jax.runs import write_config
+from srflow_jax.runs import workdir_path, write_config
 from srflow_jax.weights import files, named, own_names, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 from srflow_jax.weights.loading import load_model
@@ -44,7 +44,7 @@ def import_weights(
   Raises:
     InputError: the file or the folder cannot be used. Nothing has then been written.
   """
-  folder = pathlib.Path(workdir)
+  folder = workdir_path(workdir)
   try:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
       raise InputError(f"{folder} exists and is not an empty folder")
