@@ -4,15 +4,15 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --python $(RUN) install --quiet -c constraints.txt
 DEMO := runs/demo
-# Prints the paths of photographs that scikit-image ships.
+# Prints the path of a photograph that scikit-image ships.
 BUNDLED = $(RUN) -c 'from srflow_jax.data.folders import photographs; \
-  print(*(path for _, path in photographs("", "validation")))'
+  print(photographs("", "validation")[0][1])'
 
 .PHONY: demo test test-slow lint install clean
 
 demo: $(VENV)/installed
-	$(RUN) enlarge.py $$($(BUNDLED)) --num_samples=2 --out=$(DEMO)/enlarged --overwrite
-	@echo "Pictures to look at first: $(DEMO)/enlarged/*_sheet.png"
+	$(RUN) enlarge.py $$($(BUNDLED)) --out=$(DEMO)/enlarged --overwrite
+	@echo "Pictures to look at first: $(DEMO)/enlarged/"
 	@echo "Now a small flow is trained on the same encoder, for minutes, and evaluated beside bicubic."
 	$(RUN) train.py --config=configs/demo.py --workdir=$(DEMO)/run
 	$(RUN) evaluate.py --workdir=$(DEMO)/run --num_samples=5 --temperature=0.5

@@ -4,6 +4,9 @@
     python enlarge.py PHOTO.jpg --model=x4_realsr     # the larger model
     python enlarge.py PHOTO.jpg --workdir=W --num_samples=1 --temperature=0 --out=RESULTS
 
+The default, x4_small, is the fastest: four samples of one of 451x300 pixels took 55 seconds
+of processor time, compilation included, so about half a minute on two idle cores.
+
 Of each photograph several samples are written as PNG, and beside them NAME_sheet.png: the
 photograph enlarged by bicubic, two samples, the mean and the standard deviation of all samples.
 

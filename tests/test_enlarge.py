@@ -276,17 +276,19 @@ def test_what_is_there_is_replaced_if_that_is_asked_for(tmp_path):
 
 
 def test_the_small_model_beats_bicubic(golden_metrics):
-  """LPIPS of its mode on a crop of a photograph, beside bicubic's."""
+  """LPIPS of a sample of a crop of a photograph: 0.419, bicubic's 0.662."""
   hr = golden_metrics[0]["gt"]
   lr = bicubic_resize(hr, 1 / SCALE)
   run = load_model("x4_small")
   sr = jax.jit(functools.partial(run.model.apply, method="sample"))(
-    {"params": run.params}, jax.random.key(0), Given((lr[None] / 255).astype(np.float32)), 0.0
+    {"params": run.params}, jax.random.key(0), Given((lr[None] / 255).astype(np.float32)), 0.7
   )
   ours = metrics.to_uint8(np.asarray(sr).reshape(1, *hr.shape))
   theirs = bicubic_resize(lr, SCALE)[None]
-  assert metrics.lpips_scores(ours, hr).mean < 0.75 * metrics.lpips_scores(theirs, hr).mean
-  assert np.abs(bicubic_resize(ours[0], 1 / SCALE).astype(float) - lr).mean() < 2
+  assert metrics.lpips_scores(ours, hr).mean < 0.7 * metrics.lpips_scores(theirs, hr).mean
+  assert (
+    np.abs(bicubic_resize(ours[0], 1 / SCALE).astype(float) - lr).mean() < 1
+  )  # 0.65 grey levels
 
 
 @pytest.mark.parametrize("name", ["x4_realsr", "x4_small"])
