@@ -27,6 +27,7 @@ test-slow: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
 
 install: $(VENV)/installed-dev
 

@@ -105,7 +105,8 @@ class Trained:
     self.stochastic = sampler.model.stochastic
     params = sampler.variables["params"]
     # As in the published tables, a flow's encoder is not counted.
-    self.num_params = count_parameters(params["flow"] if self.stochastic else params)
+    counted = params["flow"] if self.stochastic else params
+    self.num_params: int | None = count_parameters(counted)
     self._sampler = sampler
 
   def plan(self, lr_size: tuple[int, int], request: Request) -> None:

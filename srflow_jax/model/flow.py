@@ -211,10 +211,12 @@ class Stage(nn.Module):
       rest, log_det = self.prior.inverse_and_log_det(latent, z, context.prior)
       z = rest if z is None else jnp.concatenate([z, rest], -1)
     assert z is not None  # nothing enters the last stage but its latent
+    image: Array = z
     for steps, steps_context in self._steps(context)[::-1]:
-      z, log_dets = steps.inverse_and_log_det(z, steps_context)
+      image, log_dets = steps.inverse_and_log_det(image, steps_context)
       log_det += jnp.sum(log_dets, 0)
-    return unsqueeze(z, self.spec.squeeze), log_det + jnp.zeros(z.shape[0], z.dtype)
+    zeros = jnp.zeros(image.shape[0], image.dtype)
+    return unsqueeze(image, self.spec.squeeze), log_det + zeros
 
 
 class ConditionalFlow(nn.Module):

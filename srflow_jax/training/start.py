@@ -45,7 +45,8 @@ def check(config: Config, model: Model) -> None:
 
 def first_batch(config: Config, scale: int) -> dict[str, np.ndarray]:
   """The whole first batch. Every process reads all of it, so all start from equal parameters."""
-  with contextlib.closing(make_train_iterator(config.data, scale, config.seed)) as batches:
+  batches: Any = make_train_iterator(config.data, scale, config.seed)
+  with contextlib.closing(batches):
     return next(batches)
 
 

@@ -63,7 +63,8 @@ class Validation:
 
     @jax.jit
     def mean_loss(params: Any, batch: Batch) -> Array:
-      return jnp.mean(model.apply({"params": params}, *to_images(batch), method="loss"))
+      losses: Any = model.apply({"params": params}, *to_images(batch), method="loss")
+      return jnp.mean(losses)
 
     self._mean_loss = mean_loss
 
