@@ -11,6 +11,7 @@ from models import random_params
 from srflow_jax import api, checkpoints
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
+from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import write_config
 from srflow_jax.sampling.budget import Plan
@@ -91,7 +92,7 @@ def test_samples_are_the_model_s_own(model, workdir, pair):
   run = checkpoints.load_run(workdir)
   lr = (pair[1] / 255).astype(np.float32)
   sample = functools.partial(run.model.apply, num_samples=2, method="sample")
-  expected = jax.jit(sample)({"params": run.params}, jax.random.key(7), lr[None], 0.5)[:, 0]
+  expected = jax.jit(sample)({"params": run.params}, jax.random.key(7), Given(lr[None]), 0.5)[:, 0]
   np.testing.assert_allclose(model.sample(lr, 2, 0.5, seed=7), expected, atol=1e-5)
 
 
@@ -114,7 +115,7 @@ def test_log_prob_is_the_model_s(model, workdir, pair):
   run = checkpoints.load_run(workdir)
   hr, lr = ((image[None] / 255).astype(np.float32) for image in pair)
   log_prob = jax.jit(functools.partial(run.model.apply, method="log_prob"))
-  expected = float(log_prob({"params": run.params}, hr, lr)[0])
+  expected = float(log_prob({"params": run.params}, hr, Given(lr))[0])
   assert model.log_prob(*pair) == pytest.approx(expected, rel=1e-5)
 
 

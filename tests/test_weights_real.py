@@ -15,6 +15,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import metrics
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
+from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import load_config
 from srflow_jax.weights import files, named, rrdb_names
@@ -30,7 +31,9 @@ def lpips(found, skip, hr) -> float:
   encoder = found.model_config["encoder"] | {"global_skip": skip}
   model = build_model(found.model_config | {"encoder": encoder})
   lr = (bicubic_resize(hr, 1 / 4)[None] / 255).astype(np.float32)
-  sr = jax.jit(lambda p: model.apply({"params": p}, lr, method="super_resolve"))(found.params)
+  sr = jax.jit(lambda p: model.apply({"params": p}, Given(lr), method="super_resolve"))(
+    found.params
+  )
   return metrics.lpips_scores(metrics.to_uint8(np.asarray(sr)), hr).mean
 
 
