@@ -58,7 +58,7 @@ def commands(page: pathlib.Path) -> list[list[str]]:
   """The commands of our own programs in a page's indented blocks and tables."""
   text = page.read_text().replace("\\\n", " ")
   found = re.findall(
-    r"(?:^    |\| `|^    until )(python [\w./ -].*?)(?:`|;|  #|$)", text, re.MULTILINE
+    r"(?:^    |\| `|^    until )(python [\w./ -].*?)(?:`|; do|  #|$)", text, re.MULTILINE
   )
   return [shlex.split(command, comments=True) for command in found]
 
@@ -74,7 +74,7 @@ def test_commands_are_found():
 def flags_of(program: str) -> set[str]:
   """The flags that a program's source defines, negations of flags that are on or off included."""
   text = (ROOT / program).read_text()
-  names = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)
+  names = re.findall(r'(?:DEFINE|define)_\w+\([^"]*"(\w+)"', text)
   return {*names, *(f"no{name}" for name in re.findall(r'DEFINE_bool\(\s*"(\w+)"', text))}
 
 
