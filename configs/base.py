@@ -20,7 +20,9 @@ def get_config() -> ml_collections.ConfigDict:
   model.scale = 4  # HR size over LR size: 2, 4, 8 or 16
   model.target = {"kind": "hr"}  # what the flow models of an HR image: targets.py
 
-  model.encoder = ml_collections.ConfigDict()  # features of LR: encoders.py
+  model.encoder = (
+    ml_collections.ConfigDict()
+  )  # features of LR: encoders.py and residual_encoders.py
   model.encoder.kind = "rrdb"
   model.encoder.width = 64  # channels between RRDB blocks
   model.encoder.growth = 32  # channels that each dense convolution adds

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+import srflow_jax.model.residual_encoders  # noqa: F401, for the kinds that it registers
 from srflow_jax import blocks
 from srflow_jax.blocks import limited
 from srflow_jax.errors import InputError

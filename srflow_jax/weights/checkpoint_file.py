@@ -14,8 +14,8 @@ from srflow_jax.data.folders import photographs
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
-from srflow_jax.model.encoders import GLOBAL_SKIPS
 from srflow_jax.model.features import Given
+from srflow_jax.model.residual_encoders import GLOBAL_SKIPS
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.weights import files, named, own_names
 from srflow_jax.weights.published import FLOW_PREFIX, from_state_dict

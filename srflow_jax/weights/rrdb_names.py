@@ -15,8 +15,8 @@ class RRDBNames:
 
   Attributes:
     label: what messages call it.
-    global_skip: the skip (see `model.encoders.RRDB`) of the networks published under these names;
-      None if both exist, so that names do not say which.
+    global_skip: the skip (see `model.residual_encoders.RRDB`) of the networks published under
+      these names; None if both exist, so that names do not say which.
     first: the first convolution.
     block: convolution {conv} of dense block {dense} (from 1) of block {block} (from 0).
     trunk: the one after {blocks} blocks.

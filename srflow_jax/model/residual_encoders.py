@@ -1,0 +1,243 @@
+"""Encoders of residual blocks at LR resolution, which are super-resolvers of their own."""
+
+import math
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from srflow_jax.blocks import limited
+from srflow_jax.model.bijectors import unsqueeze
+from srflow_jax.model.encoders import Encoder, Trunk, he_conv, leaky_relu
+from srflow_jax.model.features import Given
+from srflow_jax.model.kinds import kind
+from srflow_jax.ops.convolutions import upsample_nearest
+from srflow_jax.ops.repeated import repeated
+
+Array = jax.Array
+
+# Where the skip around an RRDB's whole trunk starts. Weights of one are useless with the other.
+GLOBAL_SKIPS = ("last_block", "first_conv")
+
+
+def _run_blocks(
+  blocks: nn.Module, x: Array, num_blocks: int, taps: tuple[int, ...]
+) -> tuple[Array, Array]:
+  """Runs equal blocks in a row and keeps the outputs of those that are tapped, and no others.
+
+  Args:
+    blocks: a scan of blocks (`ops.repeated`) with methods `((x, kept), slot) -> ((x, kept), None)`.
+    x: what enters the first.
+    num_blocks: how many there are.
+    taps: 0-based numbers of the tapped ones.
+
+  Returns:
+    What leaves the last, and the tapped outputs, in order, along the last axis.
+  """
+  order = sorted(taps)
+  # Each block writes its output to its slot; those that are not tapped share one that is not read.
+  slots = [order.index(i) if i in order else len(order) for i in range(num_blocks)]
+  kept = jnp.zeros((len(order) + 1, *x.shape), x.dtype)
+  (x, kept), _ = blocks((x, kept), jnp.asarray(slots))
+  return x, jnp.concatenate([*kept[:-1]], -1) if order else x[..., :0]
+
+
+class DenseBlock(nn.Module):
+  """Five densely connected convolutions: `x + 0.2 * conv5([x, 4 maps])`."""
+
+  width: int
+  growth: int
+
+  def setup(self) -> None:
+    sizes = [self.growth] * 4 + [self.width]
+    self.convs = [
+      he_conv(size, gain=0.1, fan_in=self.width + i * self.growth) for i, size in enumerate(sizes)
+    ]
+
+  def __call__(self, x: Array) -> Array:
+    """Maps `[B, h, w, width]` to the same shape."""
+    maps = x
+    for layer in self.convs[:-1]:
+      maps = jnp.concatenate([maps, leaky_relu(layer(maps))], -1)
+    return x + 0.2 * self.convs[-1](maps)
+
+
+class RRDBBlock(nn.Module):
+  """Three dense blocks in a residual: `x + 0.2 * out`."""
+
+  width: int
+  growth: int
+
+  def setup(self) -> None:
+    self.dense_blocks = [DenseBlock(self.width, self.growth) for _ in range(3)]
+
+  def transform(self, x: Array) -> Array:
+    """Maps `[B, h, w, width]` to the same shape."""
+    out = x
+    for block in self.dense_blocks:
+      out = block(out)
+    return x + 0.2 * out
+
+  def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+    """As `_run_blocks` asks for."""
+    x, kept = carry
+    x = self.transform(x)
+    return (x, kept.at[slot].set(x)), None
+
+
+class ResidualBlock(nn.Module):
+  """EDSR's block: `x + conv(relu(conv(x)))`, without normalisation."""
+
+  width: int
+
+  def setup(self) -> None:
+    self.conv_0, self.conv_1 = (he_conv(self.width, fan_in=self.width) for _ in range(2))
+
+  def transform(self, x: Array) -> Array:
+    """Maps `[B, h, w, width]` to the same shape."""
+    return x + self.conv_1(nn.relu(self.conv_0(x)))
+
+  def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+    """As `_run_blocks` asks for."""
+    x, kept = carry
+    x = self.transform(x)
+    return (x, kept.at[slot].set(x)), None
+
+
+def _blocks(block: type[nn.Module], num_blocks: int, remat: bool) -> type[nn.Module]:
+  # The backward pass keeps the input of each block, and the buffer of tapped outputs only once.
+  block = nn.remat(block, prevent_cse=False, methods=("transform",)) if remat else block
+  return repeated(block, num_blocks, {"__call__": False})
+
+
+def _check_taps(settings: dict) -> None:
+  taps, num_blocks = settings.get("taps", ()), settings["num_blocks"]
+  if not all(0 <= tap < num_blocks for tap in taps) or len(set(taps)) < len(taps):
+    raise ValueError(f"taps {taps} must be different and lie in [0, num_blocks = {num_blocks})")
+
+
+@kind("rrdb")
+class RRDB(Encoder):
+  """The RRDB network (ESRGAN, Wang et al. 2018), and a super-resolver of its own.
+
+  Attributes:
+    width: channels between blocks.
+    growth: channels that each dense convolution adds.
+    num_blocks: RRDB blocks in the trunk.
+    taps: 0-based blocks whose outputs the flow sees.
+    global_skip: where the skip around the trunk starts: "last_block" (SRFlow) or "first_conv"
+      (ESRGAN, Real-ESRGAN, BasicSR).
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  super_resolves: ClassVar[bool] = True
+
+  width: int = limited(at_least=1, at_most=4096)
+  growth: int = limited(at_least=1, at_most=4096)
+  num_blocks: int = limited(at_least=1, at_most=1024)
+  taps: tuple[int, ...] = limited(at_least=0)
+  global_skip: str = limited(one_of=GLOBAL_SKIPS)
+
+  check_settings = staticmethod(_check_taps)
+
+  def setup(self) -> None:
+    self.conv_first = he_conv(self.width, fan_in=3)
+    self.blocks = _blocks(RRDBBlock, self.num_blocks, self.remat)(self.width, self.growth)
+    self.trunk_conv = he_conv(self.width, gain=0.1, fan_in=self.width)
+    ups = int(math.log2(self.scale))
+    self.upconvs = [he_conv(self.width, fan_in=self.width) for _ in range(ups)]
+    self.hr_conv = he_conv(self.width, fan_in=self.width)
+    self.conv_last = he_conv(3, gain=0.1, fan_in=self.width)
+
+  @property
+  def feature_channels(self) -> int:
+    """The channels of the own map and of the taps."""
+    return self.width * (1 + len(self.taps))
+
+  @property
+  def reach(self) -> int:
+    """What lies beyond fades with each block that passes it on (`benchmarks/tiles.py`)."""
+    return 4 * self.num_blocks
+
+  def trunk(self, given: Given) -> Trunk:
+    """See the base class."""
+    first = self.conv_first(self._input(given))
+    x, taps = _run_blocks(self.blocks, first, self.num_blocks, self.taps)
+    skip = first if self.global_skip == "first_conv" else x
+    return skip + self.trunk_conv(x), taps
+
+  def upsample(self, own: Array, times: int) -> list[Array]:
+    """Nearest neighbour, convolution, LeakyReLU; each map is taken after that."""
+    maps = []
+    for layer in self.upconvs[:times]:
+      own = leaky_relu(layer(upsample_nearest(own, 2)))
+      maps.append(own)
+    return maps
+
+  def super_resolve(self, trunk: Trunk) -> Array:
+    """See the base class."""
+    x = self.upsample(trunk[0], len(self.upconvs))[-1]
+    return self.conv_last(leaky_relu(self.hr_conv(x))).astype(jnp.promote_types(x.dtype, "float32"))
+
+
+@kind("edsr")
+class EDSR(Encoder):
+  """EDSR's baseline (Lim et al., CVPR-W 2017), and a super-resolver of its own.
+
+  Upsampling is a convolution to four times the channels, whose channels are then unfolded.
+
+  Attributes:
+    width: channels between blocks.
+    num_blocks: residual blocks.
+    taps: 0-based blocks whose outputs the flow sees.
+  """
+
+  super_resolves: ClassVar[bool] = True
+
+  width: int = limited(64, at_least=1, at_most=4096)
+  num_blocks: int = limited(16, at_least=1, at_most=1024)
+  taps: tuple[int, ...] = limited((), at_least=0)
+
+  @staticmethod
+  def check_settings(settings: dict) -> None:
+    """Raises `ValueError` if a tap is no block's."""
+    _check_taps({"num_blocks": 16} | settings)
+
+  def setup(self) -> None:
+    self.conv_first = he_conv(self.width, fan_in=3)
+    self.blocks = _blocks(ResidualBlock, self.num_blocks, self.remat)(self.width)
+    self.trunk_conv = he_conv(self.width, gain=0.1, fan_in=self.width)
+    ups = int(math.log2(self.scale))
+    self.upconvs = [he_conv(4 * self.width, fan_in=self.width) for _ in range(ups)]
+    self.conv_last = he_conv(3, gain=0.1, fan_in=self.width)
+
+  @property
+  def feature_channels(self) -> int:
+    """The channels of the own map and of the taps."""
+    return self.width * (1 + len(self.taps))
+
+  @property
+  def reach(self) -> int:
+    """It sees one pixel further with each convolution."""
+    return 2 * self.num_blocks + 3
+
+  def trunk(self, given: Given) -> Trunk:
+    """See the base class."""
+    first = self.conv_first(self._input(given))
+    x, taps = _run_blocks(self.blocks, first, self.num_blocks, self.taps)
+    return first + self.trunk_conv(x), taps
+
+  def upsample(self, own: Array, times: int) -> list[Array]:
+    """Convolution to four times the channels, which become four pixels."""
+    maps = []
+    for layer in self.upconvs[:times]:
+      own = unsqueeze(layer(own), 2)
+      maps.append(own)
+    return maps
+
+  def super_resolve(self, trunk: Trunk) -> Array:
+    """See the base class."""
+    x = self.conv_last(self.upsample(trunk[0], len(self.upconvs))[-1])
+    return x.astype(jnp.promote_types(x.dtype, "float32"))
