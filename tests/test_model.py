@@ -21,7 +21,7 @@ from srflow_jax.weights import published
 
 DATA = pathlib.Path(__file__).parent / "data"
 
-# MODEL.md's table; the papers add 276,576 of a layer that nothing uses.
+# The published models' counts; the papers add 276,576 of a layer that nothing uses.
 FLOW_PARAMETERS = {
   "x4_srflow": 22_567_248,
   "x4_da": 8_414_064,

@@ -15,8 +15,10 @@ import pytest
 import golden_weights
 import runs
 from srflow_jax import checkpoints
+from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
+from srflow_jax.model.features import Given
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.training.step import create_state, make_train_step
@@ -57,7 +59,7 @@ def test_published_training_run():
   state_dict = golden_weights.state_dict(meta["state_dict"], meta["seed"])
   params = jax.tree.map(jnp.asarray, published.from_state_dict(model, state_dict))
   state = create_state(config.optim, params, jax.random.key(0))
-  step = make_train_step(model, config, parts=("flow",))
+  step = make_train_step(model, read_config(config), parts=("flow",))
   # The step takes 8-bit images; the golden ones are floats, which it divides by 255 all the same.
   batch = {"hr": 255 * arrays["gt"], "lr": 255 * arrays["lr"]}
   nll, norms = [], []
@@ -77,7 +79,7 @@ def micro_state(config, seed=0):
     "lr": rng.integers(0, 256, (2, 4, 4, 3), np.uint8),
   }
   hr, lr = (batch[name] / np.float32(255) for name in ("hr", "lr"))
-  params = init_params(model, jax.random.key(0), hr, lr)
+  params = init_params(model, jax.random.key(0), hr, Given(lr))
   return model, create_state(config.optim, params, jax.random.key(0)), batch
 
 
@@ -96,7 +98,7 @@ def assert_equal(tree, other):
 def test_what_is_not_finite_is_skipped_and_counted():
   config = micro_config()
   model, state, batch = micro_state(config)
-  step = make_train_step(model, config, ("encoder", "flow"))
+  step = make_train_step(model, read_config(config), ("encoder", "flow"))
   before = copied(state)
   bad = {"hr": batch["hr"].astype(np.float32), "lr": batch["lr"]}
   bad["hr"][0, 0, 0, 0] = np.nan
@@ -115,7 +117,7 @@ def test_a_frozen_encoder_stays():
   config = micro_config()
   model, state, batch = micro_state(config)
   before = copied(state)
-  state, _ = make_train_step(model, config, ("flow",))(state, batch)
+  state, _ = make_train_step(model, read_config(config), ("flow",))(state, batch)
   assert_equal(state.params["encoder"], before.params["encoder"])
   assert_equal(state.opt_state["encoder"], before.opt_state["encoder"])
 

@@ -44,7 +44,7 @@ class FiniteChecks:
   repeated: frozenset[Path] = struct.field(pytree_node=False, default=frozenset())
 
   def first(self) -> str | None:
-    """Names the first that is not finite, as "the output of flow/stages_0/steps/1/coupling/net"."""
+    """Names the first that is not finite, as "the output of flow/stages_0/steps/1/coupling"."""
     bad = np.asarray(self.not_finite)
     return self.names[int(np.argmax(bad))] if bad.any() else None
 
