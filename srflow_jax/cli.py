@@ -14,13 +14,14 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from absl import flags, logging
 
-from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.errors import InputError, InputWarning, Interrupted
 
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
@@ -233,6 +234,15 @@ def _answered(resumes: bool) -> Iterator[None]:
   numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
   handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
   verbosity, hook = logging.get_verbosity(), threading.excepthook
+  shows = warnings.showwarning
+
+  def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    if issubclass(category, InputWarning):
+      print(f"warning: {message}", file=sys.stderr)
+    else:
+      shows(message, category, *where)
+
+  warnings.showwarning = show
   logging.set_verbosity(logging.FATAL)
   threading.excepthook = lambda _: None
   try:
@@ -240,5 +250,6 @@ def _answered(resumes: bool) -> Iterator[None]:
   finally:
     logging.set_verbosity(verbosity)
     threading.excepthook = hook
+    warnings.showwarning = shows
     for number, handler in handlers.items():
       signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What ends a command early: a user's mistake, or a signal."""
+"""What ends a command early, a user's mistake or a signal, and what a user should know."""
 
 
 class InputError(ValueError):
@@ -14,3 +14,7 @@ class Interrupted(Exception):
 
   The command line prints it alone and exits with status 75 (`srflow_jax.cli`).
   """
+
+
+class InputWarning(UserWarning):
+  """Something of what the user gave is not used; the command line prints it as one line, once."""

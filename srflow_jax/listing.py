@@ -3,11 +3,27 @@
 import os
 import pathlib
 import stat
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Sequence
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, InputWarning
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+# Kinds of images that are not read. They are named where they lie beside others.
+OTHER_SUFFIXES = (
+  ".heic",
+  ".heif",
+  ".avif",
+  ".jp2",
+  ".j2k",
+  ".jpx",
+  ".jxl",
+  ".jfif",
+  ".ppm",
+  ".pgm",
+)
+OTHER_SUFFIXES += (".exr", ".hdr", ".tga", ".dng", ".cr2", ".nef", ".arw", ".psd")
 
 # What systems leave in folders of images, besides all whose name starts with a dot: thumbnails and
 # bins of network storage, and the metadata in macOS's archives.
@@ -27,7 +43,8 @@ def list_images(
 ) -> list[pathlib.Path]:
   """Lists the image files of a folder tree, sorted by path.
 
-  Files are told by suffix; others are passed over. So is what is hidden, what systems keep beside
+  Files are told by suffix; others are passed over, with an `InputWarning` that names those that are
+  images of a kind that is not read. Passed over is also what is hidden, what systems keep beside
   images, and what this project has written into folders of the tree.
 
   Args:
@@ -51,7 +68,7 @@ def list_images(
   def refuse(error: OSError) -> None:
     raise InputError(f"{shown(error.filename)}: cannot be read: {error.strerror}")
 
-  paths, visited = [], set()
+  paths, others, visited = [], [], set()
   for root, subfolders, names in os.walk(folder, onerror=refuse, followlinks=True):
     is_top = root == os.fspath(folder)
     status = os.stat(root)
@@ -63,8 +80,8 @@ def list_images(
     visited.add((status.st_dev, status.st_ino))
     subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
     paths += [pathlib.Path(root, name) for name in names if is_image_name(name)]
-  if not paths:
-    raise InputError(f"{shown(folder)}: no image in it (looked for {', '.join(SUFFIXES)})")
+    others += [os.path.join(root, name) for name in names if is_image_name(name, OTHER_SUFFIXES)]
+  check_any(folder, paths, others)
   for path in paths:
     check_name(os.fspath(path), os.fspath(path))
     try:
@@ -76,10 +93,29 @@ def list_images(
   return sorted(paths)
 
 
-def is_image_name(path: str) -> bool:
+def check_any(where: str | os.PathLike, images: Sequence[object], others: Sequence[str]) -> None:
+  """Refuses a folder or archive without images, and names images of kinds that are not read.
+
+  Args:
+    where: the folder or archive.
+    images: those in it that are read.
+    others: paths with other images' suffixes.
+
+  Raises:
+    InputError: there are no images.
+  """
+  what = f"{len(others)} files of kinds that are not read, such as {shown(min(others, default=''))}"
+  if not images:
+    beside = f"; passed over {what}" if others else ""
+    raise InputError(f"{shown(where)}: no image in it (looked for {', '.join(SUFFIXES)}{beside})")
+  if others:
+    warnings.warn(f"{shown(where)}: passed over {what}", InputWarning, stacklevel=2)
+
+
+def is_image_name(path: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
   """Whether a path's suffix is an image's, and no part of it is hidden."""
   parts = pathlib.PurePosixPath(path).parts
-  return path.lower().endswith(SUFFIXES) and not any(is_hidden(part) for part in parts)
+  return path.lower().endswith(suffixes) and not any(is_hidden(part) for part in parts)
 
 
 def is_hidden(name: str) -> bool:

@@ -54,6 +54,10 @@ class Process:
   def output(self) -> str:
     return self._log.read_text(errors="replace")
 
+  @property
+  def pid(self) -> int:
+    return self._process.pid
+
   def running(self) -> bool:
     return self._process.poll() is None
 

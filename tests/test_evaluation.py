@@ -202,7 +202,7 @@ def test_what_an_earlier_evaluation_wrote_is_removed(workdir, hr_dir):
 def test_one_evaluation_at_a_time_has_a_folder(workdir, hr_dir):
   holder = (
     "import pathlib, sys, srflow_jax.runs as runs\n"
-    "lock = runs.lock_workdir(pathlib.Path(sys.argv[1])); print('locked', flush=True); input()"
+    "with runs.lock_workdir(pathlib.Path(sys.argv[1])): print('locked', flush=True); input()"
   )
   command = [sys.executable, "-c", holder, str(workdir / "evaluation")]
   root = pathlib.Path(evaluation.__file__).parents[2]

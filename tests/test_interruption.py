@@ -1,5 +1,6 @@
 """A run that is killed, again and again, ends exactly as one that was left alone."""
 
+import os
 import pathlib
 import random
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 import runs
 from srflow_jax import checkpoints
+from srflow_jax.cli import USAGE_ERROR
 
 
 def assert_same_end(workdir: pathlib.Path, other: pathlib.Path) -> None:
@@ -62,3 +64,28 @@ def test_a_run_killed_twice_ends_as_the_whole_one(tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_the_whole_one(tmp_path):
   killed_again_and_again(tmp_path, kills=20, steps=400)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc").is_dir(), reason="looks the workers up in /proc")
+@pytest.mark.slow
+def test_a_killed_worker_ends_a_run_within_seconds_by_one_line(tmp_path):
+  workdir = tmp_path / "W"
+  flags = ("--config.data.num_workers=2", "--config.num_train_steps=1000000")
+  process = runs.Process(workdir, *flags)
+  runs.wait_for(lambda: runs.saved_steps(workdir), process)
+  children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+  workers = [int(pid) for pid in children if is_worker(pid)]
+  os.kill(workers[0], signal.SIGKILL)
+  killed = time.monotonic()
+  assert process.end() == USAGE_ERROR, process.output
+  assert time.monotonic() - killed < 30  # seconds; the machine may be busy
+  said = process.output.rstrip().splitlines()[-1]
+  latest = runs.saved_steps(workdir)[-1]
+  assert said.startswith("error: a data worker was killed"), process.output
+  assert said.endswith(f"after step {latest}, the same command goes on from step {latest}")
+  assert "Traceback" not in process.output
+
+
+def is_worker(pid: str) -> bool:
+  command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+  return b"spawn_main" in command or b"multiprocessing.spawn" in command

@@ -192,18 +192,18 @@ def test_images_that_vanish_cost_no_step(feed, tmp_path):
       raise InputError("a.png: no such file")
 
   feed(drawn=lost)
-  with pytest.raises(InputError, match=r"a.png.*after step 2, the same command .* step 2$"):
+  with pytest.raises(InputError, match=r"a.png.*after step 3, the same command .* step 3$"):
     loop.train(config, str(tmp_path / "W"))
-  assert runs.saved_steps(tmp_path / "W") == [2]
+  assert runs.saved_steps(tmp_path / "W") == [3]
 
   def killed(step):
-    if step == 5:
+    if step == 6:  # among those that are read before the first step
       raise RuntimeError("a worker\nwas killed")
 
   feed(drawn=killed)
-  with pytest.raises(InputError, match=r"reading images failed: .*killed.* step 2$"):
+  with pytest.raises(InputError, match=r"^reading images failed: .*killed.*$"):
     loop.train(config, str(tmp_path / "W"))
-  assert runs.saved_steps(tmp_path / "W") == [2]
+  assert runs.saved_steps(tmp_path / "W") == [3]
 
 
 def test_a_run_falls_back_to_the_checkpoint_before_a_damaged_one(feed, tmp_path, capsys):

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 import runs
+from fakes import write_hr
 from srflow_jax.cli import INTERRUPTED, USAGE_ERROR
 
 STEPS = 6
@@ -95,6 +96,31 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(in_two, tmp_path):
   latest = runs.saved_steps(workdir)[-1]
   assert f"stopped by a signal after step {latest}; the same command goes on" in first.output
   assert not list((workdir / "checkpoints").glob("*tmp*"))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_image_that_one_process_loses_ends_both_with_a_line(index, tmp_path):
+  folders = [tmp_path / str(number) for number in (0, 1)]
+  for folder in folders:
+    write_hr(folder)
+  flags = (EVERY_STEP, "--config.num_train_steps=1000000", "--config.data.cache_mb=0")
+  processes = two_processes(
+    tmp_path / "W",
+    *flags,
+    f"--config.data.train_dir={folders[0]}",
+    of_second=(f"--config.data.train_dir={folders[1]}",),
+  )
+  runs.wait_for(lambda: runs.saved_steps(tmp_path / "W"), processes[0])
+  (folders[index] / "two.png").unlink()
+  assert [process.end() for process in processes] == [USAGE_ERROR] * 2, [
+    process.output for process in processes
+  ]
+  latest = runs.saved_steps(tmp_path / "W")[-1]
+  after = f"training stopped after step {latest}, the same command goes on from step {latest}"
+  lines = [process.output.rstrip().splitlines()[-1] for process in processes]
+  lost = folders[index] / "two.png"
+  assert lines[index] == f"error: {lost}: cannot be read: No such file or directory; {after}"
+  assert lines[1 - index] == f"error: process {index} cannot go on, its output says why; {after}"
 
 
 def test_what_one_process_refuses_all_refuse(tmp_path):

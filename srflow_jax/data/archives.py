@@ -19,7 +19,14 @@ import numpy as np
 
 from srflow_jax.errors import InputError
 from srflow_jax.images import check_bytes, check_image, check_images, decode_image, read_image
-from srflow_jax.listing import SUFFIXES, check_name, is_image_name, list_images, shown
+from srflow_jax.listing import (
+  OTHER_SUFFIXES,
+  check_any,
+  check_name,
+  is_image_name,
+  list_images,
+  shown,
+)
 
 T = TypeVar("T")
 
@@ -191,8 +198,7 @@ def _members(path: str) -> list[str]:
   except _DAMAGE as error:
     raise InputError(f"{path}: the archive is damaged or truncated ({_reason(error)})") from None
   names = [name for name, kind in kinds if is_image_name(name) and kind != "a folder"]
-  if not names:
-    raise InputError(f"{path}: no image in it (looked for {', '.join(SUFFIXES)})")
+  check_any(path, names, [name for name, _ in kinds if is_image_name(name, OTHER_SUFFIXES)])
   kinds = dict(kinds)
   for name in names:
     check_name(name, f"{path}/{name}")

@@ -127,7 +127,10 @@ def validation_batches(
 
 
 def put_ahead(
-  batches: Iterator[Batch], put: Callable[[Batch], Any], ahead: int = 2
+  batches: Iterator[Batch],
+  put: Callable[[Batch], Any],
+  ahead: int = 2,
+  failed: Callable[[Exception], object] | None = None,
 ) -> Iterator[Any]:
   """Puts batches on the devices `ahead` of their use.
 
@@ -136,14 +139,26 @@ def put_ahead(
     put: places one on the devices without waiting, as `jax.device_put` and
       `jax.make_array_from_process_local_data` do.
     ahead: batches in flight beside the one in use.
+    failed: is told once if a batch cannot be had, after the first was yielded.
 
   Yields:
-    What `put` returned, in order.
+    What `put` returned, in order. Why a batch cannot be had is raised in its place; those before
+    it are yielded first, but for what the first of all was to come with.
   """
-  waiting = collections.deque()
+  waiting, is_begun, error = collections.deque(), False, None
   with contextlib.closing(batches):
-    for batch in batches:
-      waiting.append(put(batch))
-      if len(waiting) > ahead:
-        yield waiting.popleft()
+    try:
+      for batch in batches:
+        waiting.append(put(batch))
+        if len(waiting) > ahead:
+          is_begun = True
+          yield waiting.popleft()
+    except Exception as e:
+      if not is_begun:
+        raise
+      error = e
+      if failed is not None:
+        failed(error)
     yield from waiting
+    if error is not None:
+      raise error

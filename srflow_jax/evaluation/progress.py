@@ -5,14 +5,15 @@ import hashlib
 import json
 import os
 import pathlib
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation.evaluator import Scores
 from srflow_jax.evaluation.inputs import EvalImage
-from srflow_jax.evaluation.metrics import LpipsScores
 from srflow_jax.evaluation.report import Row
+from srflow_jax.files import regular_file
 
 FILE = "progress.jsonl"
 
@@ -29,13 +30,16 @@ class Progress:
     """See the class."""
     self._path = folder / FILE
     self._rows: dict[tuple[str, str], Row] = {}
-    lines = self._path.read_text().splitlines() if self._path.exists() else []
-    if lines and lines[0] == about:
+    lines = []
+    if self._path.exists():
+      with regular_file(self._path) as file:
+        lines = file.read().split(b"\n")
+    if lines and lines[0] == about.encode():
       for line in lines[1:]:
         try:
-          row = _row(json.loads(line))
+          row = _read(Row, json.loads(line))
         except ValueError:
-          break  # the line that was being written
+          continue  # the line that was being written, or a damaged one: it is measured again
         self._rows[row.image, row.system] = row
     # Written anew, so that a broken last line is not continued.
     self._append("w", about, *(json.dumps(dataclasses.asdict(row)) for row in self._rows.values()))
@@ -87,20 +91,25 @@ def _date(path: pathlib.Path) -> tuple[str, int, int]:
   return str(path), status.st_size, status.st_mtime_ns
 
 
-def _row(content: Mapping[str, Any]) -> Row:
-  return Row(
-    content["image"], content["system"], tuple(content["size"]), _scores(content["scores"])
-  )
+def _read(kind: Any, value: Any) -> Any:
+  """A value of JSON as the type that it was written from: numbers may be infinite, or NaN.
 
-
-def _scores(content: Mapping[str, Any] | None) -> Scores | None:
-  if content is None:
-    return None
-  fields = dict(_tuples(content))
-  if fields["lpips"] is not None:
-    fields["lpips"] = LpipsScores(**_tuples(fields["lpips"]))
-  return Scores(**{**fields, "other_uint8": _scores(fields["other_uint8"])})
-
-
-def _tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-  return {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+  Raises:
+    ValueError: it is of another type.
+  """
+  if isinstance(kind, types.UnionType):
+    kind, nothing = typing.get_args(kind)
+    return None if value is None and nothing is types.NoneType else _read(kind, value)
+  if typing.get_origin(kind) is tuple and isinstance(value, list):
+    item, *rest = typing.get_args(kind)
+    if rest == [...] or len(value) == 1 + len(rest):
+      return tuple(_read(item, v) for v in value)
+  elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
+    hints = typing.get_type_hints(kind)
+    if value.keys() == hints.keys():
+      return kind(**{name: _read(hints[name], part) for name, part in value.items()})
+  elif kind is float and type(value) in (int, float):
+    return value
+  elif type(value) is kind:
+    return value
+  raise ValueError(f"not of type {kind}")

@@ -62,9 +62,15 @@ def agreement() -> Iterator[None]:
     if error is None and faults.any():
       error = InputError(f"process {faults.argmax()} cannot start; its output says why")
     if faults.any():
-      jax.distributed.shutdown()  # together, so that each can still say why it ends
+      leave()
   if error:
     raise error
+
+
+def leave() -> None:
+  """Leaves the other processes, if there are any; all have to, so that each can say why it ends."""
+  if jax.process_count() > 1:
+    jax.distributed.shutdown()
 
 
 def check_alike(value: int, what: str) -> None:

@@ -33,15 +33,12 @@ from srflow_jax.training import checkpoint, devices, distributed, start
 from srflow_jax.training.diagnosis import FiniteChecks, make_diagnosis
 from srflow_jax.training.events import event_writer
 from srflow_jax.training.profile import profiled
-from srflow_jax.training.signals import StopRequest
+from srflow_jax.training.signals import STEPS_BEHIND, StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
 from srflow_jax.weights.encoders import starting_encoder
 
 Metrics = dict[str, Any]
-
-# How many steps late the loop looks whether steps were skipped: it waits for no running one so.
-_STEPS_BEHIND = 4
 
 
 class _Diverged(Exception):
@@ -179,16 +176,20 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
     mininterval=0.5 if sys.stderr.isatty() else 10,
     disable=jax.process_index() != 0,
   )
+  # When a batch cannot be had, those before it must last until all processes know.
+  ahead = STEPS_BEHIND + 1 if jax.process_count() > 1 else 2
   pending, shown = [], {}  # metrics still on the device; what the bar shows
   with (
-    contextlib.closing(_batches_from(run, done)) as batches,
+    StopRequest(run.mesh) as stop,
+    contextlib.closing(_batches_from(run, done, ahead, stop.fail)) as batches,
     event_writer(run.workdir, done) as writer,
     bar,
     profiled(run.workdir, config.profile_steps) as profiler,
-    StopRequest(run.mesh) as stop,
   ):
+    with distributed.agreement():
+      first = _first_batch(batches) if done < total else None
     for step in range(done + 1, total + 1):
-      batch = _next_batch(run, batches, state)
+      batch = first if step == done + 1 else next(batches)
       profiler.before(step)
       state, metrics = run.step_of_phase(step)(state, batch)
       profiler.after(step, metrics)
@@ -217,38 +218,38 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
       bar.set_postfix(shown, refresh=last)
       if stopped:
         run.writer.wait()
-        raise Interrupted(
-          f"stopped by a signal after step {step}; the same command goes on from step "
-          f"{_latest_saved(run)}"
-        )
+        raise _stopped(run, stop, step)
   return state
 
 
-def _latest_saved(run: _Run) -> int:
-  return max(checkpoints.saved_steps(run.workdir), default=0)
-
-
-def _next_batch(run: _Run, batches: Iterator[Any], state: TrainState) -> Any:
-  """The next batch; where there is none to be had, what was trained is saved before that is said.
-
-  Raises:
-    InputError: an image is damaged or gone, or a process that reads them was killed.
-  """
+def _first_batch(batches: Iterator[Any]) -> Any:
+  """The first batch, with which as many are read as are put ahead; `InputError` without."""
   try:
     return next(batches)
   except Exception as error:
-    if jax.process_count() > 1:  # all would have to save at once, and the others go on
-      raise
-    step, saved = int(state.step), _latest_saved(run)
-    if step > saved and not int(state.skipped_in_a_row):
-      checkpoint.save(run.writer, state)
-      run.writer.wait()
-      saved = step
-    reason = str(error) if isinstance(error, InputError) else f"reading images failed: {error!r}"
-    reason = " ".join(reason.split())
-    raise InputError(
-      f"{reason}; training stopped after step {step}, the same command goes on from step {saved}"
-    ) from error
+    raise InputError(_reason(error)) from error
+
+
+def _stopped(run: _Run, stop: StopRequest, step: int) -> Exception:
+  """What ends a run after a step before its last, in all processes; what there is, is saved."""
+  saved = max(checkpoints.saved_steps(run.workdir), default=0)
+  if stop.failed is None:
+    return Interrupted(
+      f"stopped by a signal after step {step}; the same command goes on from step {saved}"
+    )
+  reason = f"process {stop.failed} cannot go on, its output says why"
+  if stop.error:
+    reason = _reason(stop.error)
+  distributed.leave()
+  return InputError(
+    f"{reason}; training stopped after step {step}, the same command goes on from step {saved}"
+  )
+
+
+def _reason(error: Exception) -> str:
+  """Why there is no batch, in one line: an image is damaged or gone, or a worker was killed."""
+  said = str(error) if isinstance(error, InputError) else f"reading images failed: {error!r}"
+  return " ".join(said.split())
 
 
 @contextlib.contextmanager
@@ -265,12 +266,14 @@ def _memory_named() -> Iterator[None]:
     ) from error
 
 
-def _batches_from(run: _Run, done: int, ahead: int = 2) -> Any:
-  """This process's part of the batches after `done` steps, on the devices `ahead` of their use."""
+def _batches_from(
+  run: _Run, done: int, ahead: int, failed: Callable[[Exception], object] | None = None
+) -> Any:
+  """This process's part of the batches after `done` steps; see `put_ahead`."""
   process = (jax.process_index(), jax.process_count())
   config = run.config
   batches = make_train_iterator(config.data, run.model.scale, config.seed, done, *process)
-  return put_ahead(batches, functools.partial(devices.put_batch, run.mesh), ahead)
+  return put_ahead(batches, functools.partial(devices.put_batch, run.mesh), ahead, failed)
 
 
 def _by_phase(
@@ -290,8 +293,8 @@ def _too_many_skipped(config: Config, pending: list[Metrics], now: bool) -> bool
 
   The steps before the last few were checked after each of them.
   """
-  latest = pending[-1 - _STEPS_BEHIND :]
-  asked = latest if now else latest[: len(latest) - _STEPS_BEHIND]
+  latest = pending[-1 - STEPS_BEHIND :]
+  asked = latest if now else latest[: len(latest) - STEPS_BEHIND]
   return any(int(m["skipped_in_a_row"]) >= config.optim.max_skipped_steps for m in asked)
 
 
