@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from srflow_jax.training import devices
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Steps after which processes act on what the others say. Reading what was exchanged so long ago does
-# not wait for a step that is still running.
+# Steps after which processes act on what the others say. Reading what was exchanged so long ago
+# does not wait for a step that is still running.
 STEPS_BEHIND = 4
 
 _GO_ON, _STOP, _FAILED = 0, 1, 2  # and _FAILED + n: process n has failed
