@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import os
@@ -408,3 +409,43 @@ def test_the_command_prepares_verifies_and_reports_mistakes_in_one_line(div2k, t
   assert "train: 3 images, 12 tiles" in ran.stdout and "verified" in ran.stdout
   ran = subprocess.run(command(f"--out={out}", "--scales=x"), capture_output=True, text=True)
   assert ran.returncode == 2 and ran.stderr == "error: --scales=x: not a whole number\n"
+
+
+def contents(folder):
+  return {
+    path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+  }
+
+
+@pytest.mark.slow
+def test_a_preparation_killed_at_random_ends_with_the_set_of_a_whole_one(tmp_path):
+  photos = tmp_path / "photos"
+  for number in range(64):
+    write_png(photos / f"{number:02d}.png", noise(number, 300, 300))
+  flags = [f"--train_hr={photos}", "--tile=64", "--num_workers=2"]
+  # Files name the sets' own folder, so both are made under one path.
+  out, whole = tmp_path / "set", tmp_path / "whole"
+  began = time.monotonic()
+  subprocess.run(command(f"--out={out}", *flags), check=True, stderr=subprocess.DEVNULL)
+  seconds = time.monotonic() - began
+  out.rename(whole)
+  rng = np.random.default_rng(0)
+  for number in range(8):
+    process = subprocess.Popen(command(f"--out={out}", *flags), stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(rng.uniform(0.2, 1.0) * seconds)
+    process.kill()
+    kept = len(list((tmp_path / "set.incomplete").glob("*.array_record*")))
+    print(f"{number}: status {process.wait()}, {kept} shards", flush=True)
+  subprocess.run(command(f"--out={out}", *flags), check=True, stderr=subprocess.DEVNULL)
+  found, expected = contents(out), contents(whole)
+  assert found.keys() == expected.keys() and len(found) > 8
+  # ArrayRecord's files differ from one uninterrupted run to the next, but for their records, of
+  # which the metadata hold digests, and which stand in the same order.
+  for name, content in expected.items():
+    assert ".array_record" in name.name or found[name] == content, name
+  assert verify(out, 1)["digest"] == verify(whole, 1)["digest"]
+  for record, other in zip(records(out), records(whole), strict=True):
+    for feature, value in other.items():
+      np.testing.assert_array_equal(record[feature], value)
+  assert not (tmp_path / "set.incomplete").exists()

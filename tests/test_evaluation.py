@@ -241,7 +241,7 @@ def test_names_of_all_kinds(workdir, hr_dir, monkeypatch, capsys):
 @pytest.mark.parametrize(
   "names, message",
   [
-    (["a.webp", "a.png/b.png"], r"a\.png would be an image's file and a folder of b\.png"),
+    (["a.webp", "a.png/b.png"], r"the folder a\.png is called like the output of image a"),
     (["a" * 250 + ".png"], "is too long a name"),
   ],
 )
