@@ -111,3 +111,28 @@ def _fixed_rotation(channels: int) -> Array:
   """A rotation of so many channels, always the same: no parameter holds it."""
   q = np.linalg.qr(np.random.default_rng(channels).standard_normal((channels, channels)))[0]
   return jnp.asarray(q)
+
+
+@kind("plu")
+class PLU(Mixer):
+  """`W = P L U` with a fixed permutation P; log|det W| is the sum of log|U's diagonal| (Glow, 3.2).
+
+  L is unit lower and U upper triangular. They begin as the factors of a random rotation, of which P
+  replaces the permutation, so that W begins as a rotation too. One matrix holds both: L below its
+  diagonal, U from there on.
+  """
+
+  def setup(self) -> None:
+    self.factors = self.param("factors", _factors_of_rotation, self.channels)
+
+  def matrix_and_log_det(self) -> tuple[Array, Array]:
+    """See the base class."""
+    lower = jnp.tril(self.factors, -1) + jnp.eye(self.channels, dtype=self.factors.dtype)
+    w = jnp.matmul(lower, jnp.triu(self.factors), precision="highest")
+    log_det = jnp.sum(jnp.log(jnp.abs(jnp.diag(self.factors))))
+    return w[fixed_permutation(self.channels)], log_det
+
+
+def _factors_of_rotation(key: Array, size: int) -> Array:
+  """L and U of a random rotation, in one matrix."""
+  return jax.scipy.linalg.lu_factor(random_rotation(key, size))[0]
