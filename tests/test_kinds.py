@@ -39,7 +39,15 @@ RRDB = {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1), "global_skip":
 
 # By place, the blocks that are tested; all kinds must occur.
 KINDS = {
-  Map: ["sigmoid", "double_sigmoid", "atan", {"kind": "tanh", "bound": 1.5}, "additive"],
+  Map: [
+    "sigmoid",
+    "double_sigmoid",
+    "atan",
+    {"kind": "tanh", "bound": 1.5},
+    "additive",
+    "spline",
+    {"kind": "spline", "bins": 5, "bound": 3.0},
+  ],
   Mixer: ["full", "orthogonal", "permutation", "plu"],
   Net: [NET, NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0}],
   layers.Layer: ["actnorm", "mixer", "injector", {"kind": "coupling", "sees_features": False}],

@@ -21,6 +21,8 @@ from srflow_jax.model.kinds import Place, kind
 
 Array = jax.Array
 
+_LEAST = 1e-3  # of a spline's bins, as a share of the interval, and of its derivatives
+
 
 @dataclasses.dataclass(frozen=True)
 class Map(Place):
@@ -137,3 +139,100 @@ class Additive(Map):
   def inverse(self, y: Array, parameters: Array) -> tuple[Array, Array]:
     """`y - shift`."""
     return y - parameters, jnp.zeros_like(y)
+
+
+@kind("spline")
+@dataclasses.dataclass(frozen=True)
+class Spline(Map):
+  """A monotonic rational-quadratic spline on [-bound, bound], the identity outside, then a shift.
+
+  Durkan et al. (Neural Spline Flows, 2019), section 3.1, with derivatives 1 at both ends. With two
+  bins on [-0.5, 0.5] it has one interior knot, as robustNF's (ICCV 2023). Far from 0 it is a shift,
+  so its inverse does not explode on what training has not seen. For a number z in the bin from
+  (x0, y0) to (x1, y1), with w = x1 - x0, h = y1 - y0, s = h / w, t = (z - x0) / w and derivatives
+  d0, d1 at its ends:
+
+      y = y0 + h (s t^2 + d0 t (1 - t)) / (s + (d0 + d1 - 2 s) t (1 - t)) + shift
+
+  Widths and heights of n bins are `softmax(n - 1 numbers and a zero) * (1 - n e) + e` of the
+  interval, e = 1e-3; interior derivatives are `exp(number) (1 - e) + e`.
+
+  Attributes:
+    bins: n.
+    bound: half of the interval's length.
+  """
+
+  bins: int = limited(2, at_least=2, at_most=64)
+  bound: float = limited(0.5, above=0.0)
+
+  @property
+  def numbers(self) -> int:
+    """Of widths, heights and derivatives n - 1 each, and the shift."""
+    return 3 * (self.bins - 1) + 1
+
+  def parameters(self, h: Array) -> tuple[Array, Array, Array, Array]:
+    """The knots' x, y and derivatives, `[..., C, n + 1]` each, and the shift `[..., C]`."""
+    inner = self.bins - 1
+    slopes = jnp.exp(h[..., 2 * inner : 3 * inner]) * (1 - _LEAST) + _LEAST
+    ends = jnp.ones_like(slopes[..., :1])
+    knots = (self._knots(h[..., i * inner : (i + 1) * inner]) for i in range(2))
+    return *knots, jnp.concatenate([ends, slopes, ends], -1), h[..., -1]
+
+  def _knots(self, numbers: Array) -> Array:
+    """The ends of the bins whose sizes the numbers say."""
+    numbers = jnp.concatenate([numbers, jnp.zeros_like(numbers[..., :1])], -1)
+    sizes = jax.nn.softmax(numbers, -1) * (1 - self.bins * _LEAST) + _LEAST
+    inner = self.bound * (2 * jnp.cumsum(sizes[..., :-1], -1) - 1)
+    end = jnp.full_like(inner[..., :1], self.bound)
+    return jnp.concatenate([-end, inner, end], -1)
+
+  def _bin(self, z: Array, knots: Array, parameters: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Of the bin of `knots` that each z is in: x0, w, y0, h, d0, d1, `[..., C]` each."""
+    x, y, slopes, _ = parameters
+    number = jnp.sum(z[..., None] >= knots[..., 1:-1], -1)  # of the knots that z is beyond
+    chosen = jax.nn.one_hot(number, self.bins, dtype=x.dtype)
+
+    def at(values: Array) -> Array:
+      return jnp.sum(chosen * values, -1)
+
+    x0, y0 = at(x[..., :-1]), at(y[..., :-1])
+    return (
+      x0,
+      at(x[..., 1:]) - x0,
+      y0,
+      at(y[..., 1:]) - y0,
+      at(slopes[..., :-1]),
+      at(slopes[..., 1:]),
+    )
+
+  @staticmethod
+  def _log_derivative(t: Array, s: Array, d0: Array, d1: Array) -> Array:
+    """The logarithm of the spline's derivative within a bin."""
+    mixed = t * (1 - t)
+    above = s**2 * (d1 * t**2 + 2 * s * mixed + d0 * (1 - t) ** 2)
+    return jnp.log(above) - 2 * jnp.log(s + (d0 + d1 - 2 * s) * mixed)
+
+  def forward(self, z: Array, parameters: tuple[Array, ...]) -> tuple[Array, Array]:
+    """See the class."""
+    inside = jnp.abs(z) < self.bound
+    x0, w, y0, h, d0, d1 = self._bin(z, parameters[0], parameters)
+    s = h / w
+    # Outside, t stays within the bin: what is not taken must be finite for the gradient's sake.
+    t = jnp.clip((z - x0) / w, 0, 1)
+    mixed = t * (1 - t)
+    y = y0 + h * (s * t**2 + d0 * mixed) / (s + (d0 + d1 - 2 * s) * mixed)
+    log_derivative = jnp.where(inside, self._log_derivative(t, s, d0, d1), 0.0)
+    return jnp.where(inside, y, z) + parameters[-1], log_derivative
+
+  def inverse(self, y: Array, parameters: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Solves the bin's quadratic equation for t, by the root that has no cancellation."""
+    y = y - parameters[-1]
+    inside = jnp.abs(y) < self.bound
+    x0, w, y0, h, d0, d1 = self._bin(y, parameters[1], parameters)
+    s, bend = h / w, d0 + d1 - 2 * h / w
+    rise = jnp.clip(y - y0, 0, h)
+    a, b, c = h * (s - d0) + rise * bend, h * d0 - rise * bend, -s * rise
+    root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0))
+    t = jnp.clip(2 * c / (-b - root), 0, 1)
+    log_derivative = jnp.where(inside, -self._log_derivative(t, s, d0, d1), 0.0)
+    return jnp.where(inside, x0 + w * t, y), log_derivative
