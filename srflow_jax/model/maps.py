@@ -175,8 +175,8 @@ class Spline(Map):
     inner = self.bins - 1
     slopes = jnp.exp(h[..., 2 * inner : 3 * inner]) * (1 - _LEAST) + _LEAST
     ends = jnp.ones_like(slopes[..., :1])
-    knots = (self._knots(h[..., i * inner : (i + 1) * inner]) for i in range(2))
-    return *knots, jnp.concatenate([ends, slopes, ends], -1), h[..., -1]
+    x, y = self._knots(h[..., :inner]), self._knots(h[..., inner : 2 * inner])
+    return x, y, jnp.concatenate([ends, slopes, ends], -1), h[..., -1]
 
   def _knots(self, numbers: Array) -> Array:
     """The ends of the bins whose sizes the numbers say."""

@@ -1,9 +1,7 @@
 """Files of tensors: reading `.safetensors`, `.pth` and ncnn's pairs, writing `.safetensors`."""
 
 import json
-import os
 import pathlib
-import secrets
 import stat
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +12,7 @@ import safetensors
 import safetensors.numpy
 
 from srflow_jax.errors import InputError
+from srflow_jax.files import write_whole
 from srflow_jax.weights import named, ncnn, pth
 
 # Where training scripts keep a network's state dict; the first that a file has is taken.
@@ -103,26 +102,7 @@ def write(
   # safetensors writes the memory behind an array, whatever its strides say.
   tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
   header = dict(facts or {}) | {MODEL_KEY: json.dumps(model_config)}
-  try:
-    _write_bytes(path, safetensors.numpy.save(tensors, header))
-  except OSError as error:
-    raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _write_bytes(path: pathlib.Path, content: bytes) -> None:
-  """Replaces a file, whole or not at all, with the permissions that the umask leaves."""
-  partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-  # Exclusive creation follows no link that somebody put there.
-  descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-  try:
-    with open(descriptor, "wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
+  write_whole(path, safetensors.numpy.save(tensors, header))
 
 
 def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
