@@ -8,7 +8,7 @@ so this is a program of its own.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from srflow_jax.config import Config
+from srflow_jax.config import Config, read_config
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.training.optimizer import global_norm
@@ -127,7 +127,7 @@ def _with_gradients(places: FiniteChecks, gradients: Params) -> FiniteChecks:
 
 
 def make_diagnosis(
-  model: Model, config: Config, parts: tuple[str, ...]
+  model: Model, config: Config | Mapping[str, Any], parts: tuple[str, ...]
 ) -> Callable[..., FiniteChecks]:
   """`diagnosis(params, key, batch, step) -> FiniteChecks`, compiled when it is first called.
 
@@ -141,6 +141,7 @@ def make_diagnosis(
     config: the whole configuration.
     parts: the parts of the parameters that the step trains.
   """
+  config = read_config(config)
 
   def diagnosis(params: Params, key: Array, batch: dict[str, Array], step: Array) -> FiniteChecks:
     key = jax.random.fold_in(key, step)

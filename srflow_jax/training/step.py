@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srflow_jax.config import Config, Optim
+from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.model.noises import Noise
@@ -179,7 +179,9 @@ def train_step(
   return state, metrics
 
 
-def make_train_step(model: Model, config: Config, parts: tuple[str, ...]) -> Callable[..., Any]:
+def make_train_step(
+  model: Model, config: Config | Mapping[str, Any], parts: tuple[str, ...]
+) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
-  step = functools.partial(train_step, model=model, config=config, parts=parts)
+  step = functools.partial(train_step, model=model, config=read_config(config), parts=parts)
   return jax.jit(step, donate_argnums=0)
