@@ -66,12 +66,15 @@ def _depends_on_length(optim: Optim) -> bool:
   return bool(optim.decay_at or optim.cosine_cycles or freezes)
 
 
-def config_differences(old: Config, new: Config) -> list[str]:
+def config_differences(
+  old: Config | Mapping[str, Any], new: Config | Mapping[str, Any]
+) -> list[str]:
   """The fields in which two configurations differ, as "field: old → new".
 
   Fields that a run may change are left out. The number of steps is one of these only as long as
   neither learning rates nor the encoder's freezing are fractions of it.
   """
+  old, new = read_config(old), read_config(new)
   may_change = set(MAY_CHANGE)
   why = {}
   if _depends_on_length(old.optim) or _depends_on_length(new.optim):

@@ -21,7 +21,7 @@ from srflow_jax.model.priors import Prior
 from srflow_jax.ops.convolutions import upsample_nearest
 
 
-@kind("softplus")
+@kind("soft")
 @dataclasses.dataclass(frozen=True)
 class Softplus(Affine):
   """`scale = softplus(s + offset) + floor`, near 1 at first."""
@@ -114,7 +114,7 @@ def get_config():
   with config.unlocked():
     config.model.encoder = {"kind": "two_layers", "width": 5}
     config.model.conditioner = {"kind": "gated", "width": 6}
-    config.model.map = {"kind": "softplus", "floor": 0.2}
+    config.model.map = {"kind": "soft", "floor": 0.2}
     config.model.mixer = {"kind": "triangular"}
     config.model.prior = {"kind": "shifted"}
   config.model.target.kind = "less_encoder"

@@ -56,7 +56,7 @@ def import_weights(
   if config is None:
     name = min(shipped, key=lambda name: len(differences(shipped[name].model, found.model_config)))
     config = ml_collections.ConfigDict(shipped[name].to_dict())
-    config.model = ml_collections.ConfigDict(found.model_config)
+    config.model = ml_collections.ConfigDict(_with_kinds(found.model_config, config.model))
     settings = f"with the settings of {name}"
   else:
     config = ml_collections.ConfigDict(config.to_dict())
@@ -64,15 +64,25 @@ def import_weights(
   config.optim.encoder_init = ""  # it has started
   _write_run(folder, config, found.params, found.sources)
   sizes = (f"{part} {count_parameters(tree):,}" for part, tree in found.params.items())
+  skip = config.model.encoder.get("global_skip")
+  skip = f", global skip from {skip}" if skip else ""
   return "\n".join(
     (
-      f"{source}: x{config.model.scale}, {', '.join(sizes)} parameters, global skip from "
-      f"{config.model.encoder.global_skip}; {settings}",
+      f"{source}: x{config.model.scale}, {', '.join(sizes)} parameters{skip}; {settings}",
       *found.notes,
       f"evaluate it:  python evaluate.py --workdir={workdir}",
       f"train it on:  python train.py --config=configs/workdir.py:{workdir} --workdir={workdir}",
     )
   )
+
+
+def _with_kinds(model: Mapping[str, Any], shipped: Config) -> dict[str, Any]:
+  """A `model` block with the kinds of its parts, which tensors do not show: the shipped ones."""
+  full = shipped.to_dict()
+  for key, value in model.items():
+    kind = full[key].get("kind") if isinstance(full.get(key), dict) else None
+    full[key] = {"kind": kind} | value if kind is not None and isinstance(value, Mapping) else value
+  return full
 
 
 def export_weights(
