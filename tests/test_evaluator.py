@@ -16,6 +16,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import luma, metrics
 from srflow_jax.evaluation.evaluator import request_of
 from srflow_jax.model.building import build_model, init_params
+from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Plan
 from srflow_jax.sampling.sampler import Sampler
@@ -199,13 +200,14 @@ def test_a_real_model_s_samples_and_nll():
   rng = np.random.default_rng(0)
   hr = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)  # not a multiple of 8: padded
   lr = bicubic_resize(hr, 1 / SCALE)
-  batch = [jnp.asarray(image[None] / 255, jnp.float32) for image in (hr, lr)]
+  hrs, lrs = (jnp.asarray(image[None] / 255, jnp.float32) for image in (hr, lr))
+  batch = hrs, Given(lrs)
   shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0), *batch)
   # Small random numbers, but near the identity where there is a matrix to invert.
   params = jax.tree.map_with_path(
     lambda path, leaf: (
       0.05 * rng.standard_normal(leaf.shape, np.float32)
-      + (np.eye(leaf.shape[-1], dtype=np.float32) if "conv1x1" in str(path) else 0)
+      + (np.eye(leaf.shape[-1], dtype=np.float32) if "matrix" in str(path) else 0)
     ),
     shapes,
   )
