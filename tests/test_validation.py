@@ -13,6 +13,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import Settings, Trained, evaluate_image
 from srflow_jax.evaluation.report import Row, averages
 from srflow_jax.model.building import build_model
+from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.training.validation import NUM_PICTURES, NUM_SAMPLES, Validation
 from test_training import micro_config
@@ -78,7 +79,7 @@ def test_scores_are_the_evaluator_s(validated):
   for name in names:
     assert writer.scalars[f"validation/{name}"] == pytest.approx(expected[name], rel=1e-6)
   assert writer.scalars["validation/not_finite"] == 0
-  nll = jax.jit(lambda lr, hr: model.apply({"params": params}, hr, lr, method="nll"))
+  nll = jax.jit(lambda lr, hr: model.apply({"params": params}, hr, Given(lr), method="nll"))
   images = (np.float32(batch[name]) / 255 for name in ("lr", "hr"))
   assert loss == pytest.approx(float(nll(*images).mean()), rel=1e-5)
   assert writer.scalars["validation/nll"] == loss
