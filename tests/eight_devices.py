@@ -9,6 +9,7 @@ import re
 import jax
 import numpy as np
 
+from srflow_jax.config import read_config
 from srflow_jax.model.building import build_model
 from srflow_jax.training.devices import data_mesh, put_batch, replicated
 from srflow_jax.training.diagnosis import make_diagnosis
@@ -71,6 +72,7 @@ def run(mesh, splits=1, steps=STEPS):
   config.optim.update(accumulation_steps=splits, ema_decay=0.9, clip_norm=100.0)
   config.optim.learning_rate = 2e-4
   config.num_train_steps = STEPS
+  config = read_config(config)
   model = build_model(config.model)
   # Actnorms are set by a batch that is spread over the devices, too.
   state = initial_state(model, config, put_batch(mesh, batch_of(0)), {})
