@@ -117,8 +117,20 @@ def _check_taps(settings: dict) -> None:
     raise ValueError(f"taps {taps} must be different and lie in [0, num_blocks = {num_blocks})")
 
 
+class TappedEncoder(Encoder):
+  """An encoder whose features are its own map and taps of as many channels."""
+
+  width: ClassVar[int]
+  taps: ClassVar[tuple[int, ...]]
+
+  @property
+  def feature_channels(self) -> int:
+    """The channels of the own map and of the taps."""
+    return self.width * (1 + len(self.taps))
+
+
 @kind("rrdb")
-class RRDB(Encoder):
+class RRDB(TappedEncoder):
   """The RRDB network (ESRGAN, Wang et al. 2018), and a super-resolver of its own.
 
   Attributes:
@@ -152,11 +164,6 @@ class RRDB(Encoder):
     self.conv_last = he_conv(3, gain=0.1, fan_in=self.width)
 
   @property
-  def feature_channels(self) -> int:
-    """The channels of the own map and of the taps."""
-    return self.width * (1 + len(self.taps))
-
-  @property
   def reach(self) -> int:
     """What lies beyond fades with each block that passes it on (`benchmarks/tiles.py`)."""
     return 4 * self.num_blocks
@@ -183,7 +190,7 @@ class RRDB(Encoder):
 
 
 @kind("edsr")
-class EDSR(Encoder):
+class EDSR(TappedEncoder):
   """EDSR's baseline (Lim et al., CVPR-W 2017), and a super-resolver of its own.
 
   Upsampling is a convolution to four times the channels, whose channels are then unfolded.
@@ -212,11 +219,6 @@ class EDSR(Encoder):
     ups = int(math.log2(self.scale))
     self.upconvs = [he_conv(4 * self.width, fan_in=self.width) for _ in range(ups)]
     self.conv_last = he_conv(3, gain=0.1, fan_in=self.width)
-
-  @property
-  def feature_channels(self) -> int:
-    """The channels of the own map and of the taps."""
-    return self.width * (1 + len(self.taps))
 
   @property
   def reach(self) -> int:
