@@ -204,9 +204,27 @@ def damaged_byte(path):
   path.write_bytes(bytes(data))
 
 
-def largest(folder):
-  """The file with the arrays of a tree."""
-  return max((path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+def array_files(tree):
+  """The files with the arrays of a tree; how many there are depends on the time of writing."""
+  return [path for path in tree.rglob("d/*") if path.is_file()]
+
+
+def damaged_arrays(tree):
+  """Flips a bit in every 64 bytes of each file: which of them still count is TensorStore's."""
+  for path in array_files(tree):
+    data = bytearray(path.read_bytes())
+    data[::64] = bytes(byte ^ 4 for byte in data[::64])
+    path.write_bytes(bytes(data))
+
+
+def emptied_arrays(tree):
+  for path in array_files(tree):
+    path.write_bytes(b"")
+
+
+def deleted_arrays(tree):
+  for path in array_files(tree):
+    path.unlink()
 
 
 def emptied(folder):
@@ -217,10 +235,10 @@ def emptied(folder):
 # What befalls the newest checkpoint, 12, and a part of what is said of it. The folder is the
 # checkpoint's.
 DAMAGE = {
-  "a byte of the parameters": (lambda c: damaged_byte(largest(c / "params")), ""),
-  "a byte of the rest": (lambda c: damaged_byte(largest(c / "rest")), ""),
-  "arrays emptied": (lambda c: largest(c / "params").write_bytes(b""), ""),
-  "arrays gone": (lambda c: largest(c / "params").unlink(), ""),
+  "bits of the parameters": (lambda c: damaged_arrays(c / "params"), ""),
+  "bits of the rest": (lambda c: damaged_arrays(c / "rest"), ""),
+  "arrays emptied": (lambda c: emptied_arrays(c / "params"), ""),
+  "arrays gone": (lambda c: deleted_arrays(c / "params"), ""),
   "metadata flipped": (lambda c: damaged_byte(c / "params" / "_METADATA"), ""),
   "metadata emptied": (lambda c: (c / "params" / "_METADATA").write_text(""), ""),
   "metadata gone": (lambda c: (c / "rest" / "_METADATA").unlink(), ""),
@@ -392,7 +410,7 @@ def test_evaluation_beside_a_run_takes_the_next_latest(workdir, monkeypatch):
 def test_evaluation_names_a_damaged_checkpoint_and_the_others(workdir, tmp_path, monkeypatch):
   monkeypatch.setattr(models.time, "sleep", lambda seconds: None)
   shutil.copytree(workdir, tmp_path / "W")
-  damaged_byte(largest(tmp_path / "W" / "checkpoints" / "2" / "ema"))
+  damaged_arrays(tmp_path / "W" / "checkpoints" / "2" / "ema")
   with pytest.raises(InputError, match=r"checkpoint 2 .* is damaged .*; there are others .*: 1$"):
     checkpoints.load_run(tmp_path / "W")
   assert checkpoints.load_run(tmp_path / "W", 1).step == 1

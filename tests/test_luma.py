@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from srflow_jax import images
+from srflow_jax import images, listing
 from srflow_jax.evaluation import luma, metrics
 from srflow_jax.ops.resize import bicubic_resize
 
@@ -42,7 +42,7 @@ def test_border_is_left_out_and_strips_change_nothing(monkeypatch):
 def test_bicubic_scores_as_published(shared, name, lowest, highest, ssim):
   """MATLAB's own LR files, enlarged by bicubic; HR is cropped to multiples of the scale."""
   scores = []
-  for path in images.list_images(shared / "benchmarks" / name / "HR"):
+  for path in listing.list_images(shared / "benchmarks" / name / "HR"):
     hr = images.read_image(path)
     lr = images.read_image(shared / "benchmarks" / name / "LR_x4" / path.name)
     hr = hr[: lr.shape[0] * 4, : lr.shape[1] * 4]
