@@ -11,8 +11,8 @@ cache, and again with what that left there. The baseline (`train` and `sample` o
 prints JSON with "seconds", after a warm-up) has to be of the same model: it is asked only for
 SRFlow-DA. Memory is the compiler's figure for our programs, weights included, and the peak of the
 baseline's process. GFLOP are those of the programs' convolutions and matrix products, as
-`srflow_jax.ops.costs` counts them; beside them stands what a second does of them, as a share of what
-the device does in a large matrix product (bfloat16 on an accelerator, float32 on a CPU).
+`srflow_jax.ops.costs` counts them; beside them stands what a second does of them, as a share of
+what the device does in a large matrix product (bfloat16 on an accelerator, float32 on a CPU).
 
 On a CPU, JAX_NUM_CPU_DEVICES=N splits the training batch over N devices, one a core at best.
 """

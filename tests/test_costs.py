@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srflow_jax.ops.costs import count_flops
 from srflow_jax.ops.convolutions import conv
+from srflow_jax.ops.costs import count_flops
 
 
 def flops(function, *args) -> int:
