@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
+from srflow_jax.training.events import read_scalars
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds that no process here may take
@@ -96,13 +96,5 @@ def ended(*processes: Process) -> None:
 
 def scalars(workdir: pathlib.Path) -> dict[str, dict[int, float]]:
   """What TensorBoard is told: for each tag, the latest value at each step."""
-  found = {}
-  for file in sorted(workdir.glob("events.out.tfevents.*")):
-    data, at = file.read_bytes(), 0
-    while at < len(data):  # TFRecord: length, its checksum, the event, its checksum
-      length = int.from_bytes(data[at : at + 8], "little")
-      event = Event.FromString(data[at + 12 : at + 12 + length])
-      for value in event.summary.value:
-        found.setdefault(value.tag, {})[event.step] = value.simple_value
-      at += length + 16
-  return found
+  found = read_scalars(workdir)
+  return {tag: {step: at.value for step, at in steps.items()} for tag, steps in found.items()}

@@ -51,6 +51,11 @@ class Layer(nn.Module, Place, kw_only=True):
     """See the class."""
     return 0
 
+  @property
+  def radius(self) -> int | None:
+    """How far the layer sees z, in pixels of its own resolution; None where no bound is known."""
+    return None
+
   def feature_kernel(self) -> Array | None:
     """A kernel that the features are to be convolved with (`Net.feature_kernel`), or None."""
     return None
@@ -87,6 +92,11 @@ class ActNorm(Layer):
 
   has_published_names: ClassVar[bool] = True
 
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 0
+
   @nn.compact
   def _bias_and_logs(self, z: Array) -> tuple[Array, Array]:
     return actnorm_params(self, z)
@@ -118,6 +128,11 @@ class Mix(Layer):
   has_published_names: ClassVar[bool] = True
 
   mixer: Part = part(Mixer)
+
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 0
 
   def setup(self) -> None:
     self.matrix = self.mixer(channels=self.channels)
@@ -152,6 +167,11 @@ class Injector(Layer):
 
   map: Map = part(Map)
   net: Part = part(Net)
+
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 0
 
   def setup(self) -> None:
     self.conditioner = self.net(
@@ -221,6 +241,11 @@ class Coupling(Layer):
   def reach(self) -> int:
     """See the base class."""
     return self.net.cls.reach
+
+  @property
+  def radius(self) -> int | None:
+    """That of its net."""
+    return self.net.unbound(own_channels=1, feature_channels=0, out=1).radius
 
   def feature_kernel(self) -> Array | None:
     """See the base class."""

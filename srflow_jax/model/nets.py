@@ -39,6 +39,11 @@ class Net(nn.Module, Place, kw_only=True):
   feature_channels: int
   out: int
 
+  @property
+  def radius(self) -> int | None:
+    """How far h sees a, in pixels of its own resolution; None where no bound is known."""
+    return None
+
   def feature_kernel(self) -> Array | None:
     """A first convolution's kernel over u, `[3, 3, feature_channels, O]`; None: there is none."""
     return None
@@ -111,6 +116,11 @@ class Convolutions(Net):
     every, num_hidden = settings["residual_every"], settings["num_hidden"]
     if every and num_hidden % every:
       raise ValueError(f"residual_every is {every}: it must divide num_hidden, {num_hidden}")
+
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 1 + self.num_hidden * (self.hidden_kernel // 2) + 1
 
   def setup(self) -> None:
     init = normal_init(0.05)
