@@ -12,7 +12,7 @@ from srflow_jax import blocks
 from srflow_jax.config import MOST_STEPS, Config, read_config
 from srflow_jax.data import validation_batches
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation.inputs import find_images, validation_folders
+from srflow_jax.evaluation.inputs import EvalImage, find_images, validation_folders
 from srflow_jax.model.building import build_model
 from srflow_jax.model.kinds import Part
 from srflow_jax.model.model import Model
@@ -23,6 +23,8 @@ from srflow_jax.weights.encoders import starting_encoder
 
 # What the study itself sets.
 _OWN = ("seed", "num_train_steps")
+
+_SHEETS = 3  # images of the sheets, unless the study names some
 
 _TOKEN = re.compile(r"([A-Za-z_]\w*)|\[(\d+)\]")
 
@@ -154,7 +156,7 @@ def plan(study: Study, known_steps: Mapping[str, int] | None = None) -> Plan:
   for config in {repr(config.data): config for config in configs.values()}.values():
     start.first_batch(config, config.model.scale)
     validation_batches(config.data, config.model.scale)
-  find_images(scales.pop(), *evaluation_folders(study, configs[study.base_name]))
+  sheet_images(study, scales.pop(), *evaluation_folders(study, configs[study.base_name]))
   return _with_steps(study, configs, known_steps)
 
 
@@ -198,6 +200,25 @@ def evaluation_folders(study: Study, base: Config) -> tuple[str, str]:
   if evaluation.hr_dir or evaluation.lr_dir:
     return evaluation.hr_dir, evaluation.lr_dir
   return validation_folders(base.data)
+
+
+def sheet_images(study: Study, scale: int, hr_dir: str, lr_dir: str) -> list[EvalImage]:
+  """The images of the sheets with a column for each variant.
+
+  Args:
+    study: the study.
+    scale: HR size over LR size.
+    hr_dir: of the evaluation.
+    lr_dir: likewise.
+
+  Raises:
+    InputError: the images cannot be used, or there is none of a name that the study asks for.
+  """
+  images = {image.name: image for image in find_images(scale, hr_dir, lr_dir)}
+  names = study.evaluation.sheet or tuple(images)[:_SHEETS]
+  if unknown := [name for name in names if name not in images]:
+    raise InputError(f"study.evaluation.sheet: there is no image {unknown[0]!r} in {hr_dir}")
+  return [images[name] for name in names]
 
 
 def _check_evaluation(evaluation: Evaluation) -> None:

@@ -38,8 +38,11 @@ def sides(config: Config) -> dict[str, int]:
     row. Those that a layer of unknown radius has part in are left out.
   """
   model = build_model(config.model, config.compute)
-  if not isinstance(model, SRFlow):
-    return {}
+  return sides_of(model) if isinstance(model, SRFlow) else {}
+
+
+def sides_of(model: SRFlow) -> dict[str, int]:
+  """`sides` of a flow."""
   radii, downscale = [], 1
   for spec in model.stage_specs:
     downscale *= spec.squeeze

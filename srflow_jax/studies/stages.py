@@ -20,15 +20,18 @@ from typing import Any
 from srflow_jax.evaluation import Settings
 from srflow_jax.evaluation.run import Memory, evaluate_workdirs
 from srflow_jax.files import read_json
+from srflow_jax.images import write_png
 from srflow_jax.studies import costs, receptive_field
 from srflow_jax.studies.degraded import write_degraded
-from srflow_jax.studies.planning import Plan, PlannedRun, evaluation_folders
+from srflow_jax.studies.planning import Plan, PlannedRun, evaluation_folders, sheet_images
 from srflow_jax.studies.results import Row, write_rows
 from srflow_jax.studies.study import BICUBIC
 from srflow_jax.training.events import Scalar, read_scalars
 from srflow_jax.training.loop import train
 
 ROWS = "rows"  # a run's folder of tables
+_LOSSES = ("train/nll", "train/l1")
+HR = "hr"  # the study's folder of HR images for the sheets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,8 @@ def _train(job: Job) -> Iterator[Row]:
   if seconds := _seconds_a_step(scalars.get("train/learning_rate", {})):
     yield job.row("step_seconds", seconds)
     yield job.row("train_seconds", seconds * config.num_train_steps)
-  for tag, steps in scalars.items():
+  for tag in (tag for tag in scalars if tag.startswith("validation/") or tag in _LOSSES):
+    steps = scalars[tag]
     for step, scalar in sorted(steps.items()):
       if step <= config.num_train_steps:
         yield job.row(tag, scalar.value, step=step)
@@ -150,6 +154,11 @@ def _settings(job: Job) -> tuple[Settings, Memory]:
 
 def _evaluate(job: Job) -> Iterator[Row]:
   folders = evaluation_folders(job.plan.study, job.plan.configs[job.plan.study.base_name])
+  if job.run == job.plan.runs[0]:  # the report needs no more than the study's folder
+    for image in sheet_images(job.plan.study, job.run.config.model.scale, *folders):
+      hr = image.read(job.run.config.model.scale)[1]
+      assert hr is not None  # a study's evaluation has HR images
+      write_png(job.folder.parents[1] / HR / f"{image.name}.png", hr)
   yield from _scores(job, *folders, job.folder / "evaluation")
 
 
