@@ -29,13 +29,21 @@ def get_config():
 
 
 class Process:
-  """`train.py`, started; its output is in a file."""
+  """`train.py`, or another program, started; its output is in a file."""
 
-  def __init__(self, workdir: pathlib.Path, *flags: str, devices: int = 1, name: str = "log"):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *flags: str,
+    devices: int = 1,
+    name: str = "log",
+    program: tuple[str, ...] = ("train.py", f"--config={__file__}"),
+  ):
     environment = os.environ | {
       "XLA_FLAGS": "--xla_backend_optimization_level=0 "
       f"--xla_force_host_platform_device_count={devices}",
       "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": str(ROOT / "tests"),
       # Beside the tests' own folders: what one has compiled, others need not.
       "JAX_COMPILATION_CACHE_DIR": str(workdir.parents[1] / "compiled"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -43,7 +51,7 @@ class Process:
     self._log = workdir.with_name(f"{workdir.name}.{name}")
     with self._log.open("wb") as log:
       self._process = subprocess.Popen(
-        [sys.executable, "train.py", f"--config={__file__}", f"--workdir={workdir}", *flags],
+        [sys.executable, *program, f"--workdir={workdir}", *flags],
         cwd=ROOT,
         env=environment,
         stdout=log,
