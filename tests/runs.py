@@ -82,9 +82,9 @@ class Process:
       pytest.fail(f"did not end in {TIMEOUT} s:\n{self.output}")
 
 
-def wait_for(condition, process: Process, seconds: float = TIMEOUT) -> None:
+def wait_for(condition, process: Process, seconds: float | None = None) -> None:
   """Until `condition()` holds or the process has ended."""
-  end = time.monotonic() + seconds
+  end = time.monotonic() + (seconds or TIMEOUT)
   while not condition() and process.running():
     assert time.monotonic() < end, process.output
     time.sleep(0.01)

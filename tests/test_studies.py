@@ -19,7 +19,8 @@ def numbers(folder) -> list[Row]:
 
 
 @pytest.mark.slow
-def test_a_study_killed_and_finished_by_two_processes_is_the_whole_one(tmp_path):
+def test_a_study_killed_and_finished_by_two_processes_is_the_whole_one(tmp_path, monkeypatch):
+  monkeypatch.setattr(runs, "TIMEOUT", 1800)  # a study is four runs and their evaluations
   photographs = studies_tiny.write_photographs(tmp_path / "photographs")
   flags = [f"--{name}={photographs}" for name in ("train_dir", "val_dir", "hr_dir")]
   whole, workdir = tmp_path / "whole", tmp_path / "W"

@@ -5,10 +5,11 @@ import math
 
 import pytest
 
+import runs
 import studies_tiny
 from srflow_jax.errors import InputError
 from srflow_jax.studies import costs, each
-from srflow_jax.studies.planning import changed, plan
+from srflow_jax.studies.planning import changed, plan, variant_configs
 from srflow_jax.studies.study import Budget, load_study, read_study
 
 
@@ -118,6 +119,16 @@ def test_refused_in_one_line_before_anything_runs(case, photographs):
   with pytest.raises(InputError) as refused:
     plan(definition(photographs, **fields))
   assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["seed_x4", "seed_x8", "seed_small", "couplings_small"])
+def test_shipped_studies_have_variants_that_can_be_trained(name):
+  study = load_study(runs.ROOT / "configs" / "studies" / f"{name}.py")
+  configs = variant_configs(study)
+  assert len(configs) == (6 if name == "couplings_small" else 5) and len(study.seeds) == 3
+  if name.startswith("seed_x"):
+    assert configs["srflow"].model.stages[2]["steps"] == 16
+    assert configs["da_d"].model.conditioner.num_hidden == 36
 
 
 def test_data_that_are_not_there_are_named(photographs):

@@ -124,6 +124,21 @@ def plan(study: Study, known_steps: Mapping[str, int] | None = None) -> Plan:
       budget than a step takes; the data or the images of the evaluation cannot be used.
   """
   _check_evaluation(study.evaluation)
+  configs = variant_configs(study)
+  for config in {repr(config.data): config for config in configs.values()}.values():
+    start.first_batch(config, config.model.scale)
+    validation_batches(config.data, config.model.scale)
+  base = configs[study.base_name]
+  sheet_images(study, base.model.scale, *evaluation_folders(study, base))
+  return _with_steps(study, configs, known_steps)
+
+
+def variant_configs(study: Study) -> dict[str, Config]:
+  """Each variant's configuration, of one step and the first seed and learning rate; base first.
+
+  Raises:
+    InputError: as `plan`, but data and images are not looked at.
+  """
   configs: dict[str, Config] = {}
   seen: dict[str, str] = {}  # the variants' names, by what they are
   for variant in study.expanded():
@@ -153,11 +168,7 @@ def plan(study: Study, known_steps: Mapping[str, int] | None = None) -> Plan:
   scales = {config.model.scale for config in configs.values()}
   if len(scales) > 1:
     raise InputError(f"study: variants enlarge by {', '.join(map(str, sorted(scales)))}: by one")
-  for config in {repr(config.data): config for config in configs.values()}.values():
-    start.first_batch(config, config.model.scale)
-    validation_batches(config.data, config.model.scale)
-  sheet_images(study, scales.pop(), *evaluation_folders(study, configs[study.base_name]))
-  return _with_steps(study, configs, known_steps)
+  return configs
 
 
 def _with_steps(
