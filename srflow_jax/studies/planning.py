@@ -67,6 +67,11 @@ class Plan:
   runs: tuple[PlannedRun, ...]
 
 
+def run_name(variant: str, seed: int, rate: float | None) -> str:
+  """What a run's folder is called; `rate` is None where the study has no grid of them."""
+  return f"{variant}-seed{seed}" if rate is None else f"{variant}-lr{rate!r}-seed{seed}"
+
+
 def changed(config: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
   """A configuration with other values of some fields; the one given stays as it is.
 
@@ -191,7 +196,7 @@ def _with_steps(
   }
   runs = [
     PlannedRun(
-      f"{name}-lr{rate:g}-seed{seed}" if study.learning_rates else f"{name}-seed{seed}",
+      run_name(name, seed, rate if study.learning_rates else None),
       name,
       seed,
       dataclasses.replace(

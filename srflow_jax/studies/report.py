@@ -21,6 +21,7 @@ from srflow_jax.files import write_whole
 from srflow_jax.images import read_written_png, write_png
 from srflow_jax.studies import tables
 from srflow_jax.studies.outcome import Outcome
+from srflow_jax.studies.planning import run_name
 from srflow_jax.studies.plots import plots
 from srflow_jax.studies.record import read_record
 from srflow_jax.studies.results import read_rows
@@ -132,7 +133,8 @@ def _sheets(
     name = hr.relative_to(folder / HR).with_suffix("").as_posix()
     sheet, first = Sheet(), True
     for variant in outcome.variants:
-      run = _run_name(variant, outcome, record)
+      rate = outcome.rates.get(variant) if record["learning_rates"] else None
+      run = run_name(variant, record["seeds"][0], rate)
       samples = folder / "runs" / run / "evaluation" / "samples"
       picture = samples / run / f"{name}_00.png"
       if not picture.exists():  # the run failed or is not done yet
@@ -147,10 +149,3 @@ def _sheets(
     made[name] = folder / "sheets" / f"{name}.png"
     write_png(made[name], sheet.draw(len(outcome.variants) + 2))
   return made
-
-
-def _run_name(variant: str, outcome: Outcome, record: Mapping[str, Any]) -> str:
-  seed = record["seeds"][0]
-  if record["learning_rates"]:
-    return f"{variant}-lr{outcome.rates.get(variant, math.nan):g}-seed{seed}"
-  return f"{variant}-seed{seed}"

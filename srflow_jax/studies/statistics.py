@@ -151,7 +151,8 @@ def compare(base: Scores, variants: dict[str, Scores]) -> dict[str, Comparison |
   found: dict[str, Comparison | None] = {}
   for name, scores in variants.items():
     seeds = sorted(base.keys() & scores.keys())
-    images = sorted({image for s in seeds for image in base[s].keys() & scores[s].keys()})
+    common = [base[s].keys() & scores[s].keys() for s in seeds]
+    images = sorted(set.intersection(*common)) if common else []
     table = np.array([[scores[s][i] - base[s][i] for i in images] for s in seeds])
     if not table.size or not np.isfinite(table).all():
       found[name] = None
