@@ -3,6 +3,7 @@
     python ablate.py --study=configs/studies/seed_small.py --workdir=runs/seed_small --dry_run
     python ablate.py --study=configs/studies/seed_small.py --workdir=runs/seed_small
     python ablate.py --study=configs/studies/seed_small.py --workdir=runs/seed_small --report
+    python ablate.py ... --slurm --slurm_partition=P --slurm_gpus=1 --slurm_array=16
 
 The same command, started on any number of machines that share the workdir, or once for each GPU of
 one (CUDA_VISIBLE_DEVICES=0, 1, ...), divides the runs; given again, it goes on where it was.
@@ -13,11 +14,15 @@ SIGTERM or SIGINT saves the state and ends it with status 75. The status is 4 if
 import pathlib
 import shlex
 import sys
+import typing
 
 from absl import flags
 
 from srflow_jax import cli
 from srflow_jax.errors import InputError
+
+if typing.TYPE_CHECKING:
+  from srflow_jax.studies.study import Study
 
 RUN_FAILED = 4
 
@@ -52,6 +57,26 @@ _DEAD_AFTER = flags.DEFINE_float(
   lower_bound=1.0,
   flag_values=_FLAGS,
 )
+_SLURM = flags.DEFINE_bool(
+  "slurm", False, "Submits the study to a Slurm cluster, as an array of jobs.", _FLAGS
+)
+_SLURM_PARTITION = flags.DEFINE_string("slurm_partition", "", "Its partition.", flag_values=_FLAGS)
+_SLURM_GPUS = flags.DEFINE_integer(
+  "slurm_gpus", 0, "GPUs of each job.", lower_bound=0, flag_values=_FLAGS
+)
+_SLURM_CPUS = flags.DEFINE_integer(
+  "slurm_cpus", 4, "Processors of each job.", lower_bound=1, flag_values=_FLAGS
+)
+_SLURM_ARRAY = flags.DEFINE_integer(
+  "slurm_array", 1, "How many jobs.", lower_bound=1, flag_values=_FLAGS
+)
+_SLURM_MINUTES = flags.DEFINE_integer(
+  "slurm_minutes",
+  24 * 60,
+  "After which a job saves its run and is put into the queue again.",
+  lower_bound=1,
+  flag_values=_FLAGS,
+)
 flags.mark_flags_as_required(["study", "workdir"], flag_values=_FLAGS)
 
 
@@ -80,6 +105,9 @@ def main(argv: list[str]) -> None:
   if _REPORT.value:
     print(command.report(study, folder))
     return
+  if _SLURM.value:
+    print(_submit(study, folder))
+    return
   text, failed = command.run(
     study,
     folder,
@@ -91,6 +119,25 @@ def main(argv: list[str]) -> None:
   print(text)
   if failed:
     sys.exit(RUN_FAILED)
+
+
+def _submit(study: "Study", folder: pathlib.Path) -> str:
+  from srflow_jax.studies import command, slurm
+
+  flags_of_jobs = [
+    flag.serialize()
+    for name, flag in ((name, _FLAGS[name]) for name in _FLAGS)
+    if flag.present and not name.startswith("slurm")
+  ]
+  program = str(pathlib.Path(__file__).resolve())
+  resources = slurm.Resources(
+    _SLURM_PARTITION.value or "",
+    _SLURM_GPUS.value or 0,
+    _SLURM_CPUS.value or 1,
+    _SLURM_ARRAY.value or 1,
+    _SLURM_MINUTES.value or 1,
+  )
+  return command.submit(study, folder, [sys.executable, program, *flags_of_jobs], resources)
 
 
 if __name__ == "__main__":

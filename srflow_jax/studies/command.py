@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Sequence
 
 from srflow_jax.evaluation.report import human_count, markdown_table
-from srflow_jax.studies import claims, costs, receptive_field, record
-from srflow_jax.studies.planning import Plan, plan
+from srflow_jax.studies import claims, costs, receptive_field, record, slurm
+from srflow_jax.studies.planning import Plan, plan, variant_configs
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.report import write_report
 from srflow_jax.studies.results import collect
@@ -99,6 +99,31 @@ def run(
   lines = [write_report(folder), *_ending(jobs, failed)]
   lines.append(f"Tables, rows, sheets and the page report.html: {folder}")
   return "\n".join(lines), bool(failed)
+
+
+def submit(
+  study: Study, folder: pathlib.Path, command: Sequence[str], resources: slurm.Resources
+) -> str:
+  """Submits a study to a Slurm cluster, after all that can be checked here was checked.
+
+  Args:
+    study: the study.
+    folder: its folder, which all machines of the cluster must share.
+    command: what each job runs.
+    resources: what each job asks for.
+
+  Returns:
+    What to tell the user.
+
+  Raises:
+    InputError: the study cannot be run, or Slurm refuses it.
+  """
+  if study.budget.seconds:  # a step is timed by the first job, on the device that counts
+    variant_configs(study)
+  else:
+    record.begin(study, folder)
+  jobs = slurm.submit(folder, command, resources)
+  return f"submitted {', '.join(jobs)}; their output: {folder / slurm.FOLDER}"
 
 
 def _ending(jobs: Sequence, failed: Sequence[str]) -> list[str]:
