@@ -43,7 +43,7 @@ class Process:
       "XLA_FLAGS": "--xla_backend_optimization_level=0 "
       f"--xla_force_host_platform_device_count={devices}",
       "JAX_PLATFORMS": "cpu",
-      "PYTHONPATH": str(ROOT / "tests"),
+      "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
       # Beside the tests' own folders: what one has compiled, others need not.
       "JAX_COMPILATION_CACHE_DIR": str(workdir.parents[1] / "compiled"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
