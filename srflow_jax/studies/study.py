@@ -206,6 +206,8 @@ def _expand(block: _VariantBlock) -> Iterator[Variant]:
   if block.config is not None:
     yield Variant(block.name, {"": block.config})
     return
+  if "" in block.set:
+    raise InputError(f"{where}: '' is no field of the configuration")
   lists = {place: value.values for place, value in block.set.items() if isinstance(value, Each)}
   if empty := [place for place, values in lists.items() if not values]:
     raise InputError(f"{where}: {empty[0]} has a list of no values")
