@@ -9,7 +9,11 @@ import numpy as np
 # Tests compile far more than they compute: the optimiser's level 0 compiles twice as fast.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
 
+import jaxtyping
 import pytest
+
+# Annotations of the rooms that compute are checked at every call, array shapes included.
+jaxtyping.install_import_hook(["srflow_jax.model", "srflow_jax.ops"], "type_checking.checked")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

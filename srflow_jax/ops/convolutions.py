@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from srflow_jax.ops.cpu_gradients import Padding, conv_with_gradients
 
@@ -22,12 +23,14 @@ def normal_init(stddev: float) -> Initializer:
   return init
 
 
-def conv(x: Array, kernel: Array, padding: Padding | None = None) -> Array:
+def conv(
+  x: Float[Array, "B H W C"], kernel: Float[Array, "ky kx C O"], padding: Padding | None = None
+) -> Float[Array, "B h w O"]:
   """Convolves x with kernel, in x's type. Differentiable in reverse mode.
 
   Args:
-    x: `[B, H, W, C]`.
-    kernel: `[ky, kx, C, O]`.
+    x: images.
+    kernel: the kernel.
     padding: zeros before and after x's rows and columns. By default there are so many of them that
       a kernel of odd size leaves x's size as it is.
   """
@@ -53,8 +56,8 @@ class Conv(nn.Module):
   use_bias: bool = True
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps `[B, H, W, C]` to `[B, H, W, features]`."""
+  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.features}"]:
+    """Applies the layer."""
     shape = (self.size, self.size, x.shape[-1], self.features)
     y = conv(x, self.param("kernel", self.kernel_init, shape))
     if self.use_bias:
@@ -76,8 +79,10 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
 relu.defvjp(_relu_forward, lambda y, grad: (jnp.where(y > 0, grad, 0),))
 
 
-def upsample_nearest(x: Array, factor: int) -> Array:
-  """Enlarges `[B, h, w, C]` to `[B, h*factor, w*factor, C]` by repeating pixels."""
+def upsample_nearest(
+  x: Float[Array, "B h w C"], factor: int
+) -> Float[Array, "B h*{factor} w*{factor} C"]:
+  """Enlarges by repeating pixels."""
   if factor == 1:
     return x
   b, h, w, c = x.shape
@@ -85,7 +90,9 @@ def upsample_nearest(x: Array, factor: int) -> Array:
   return x.reshape(b, h * factor, w * factor, c)
 
 
-def conv_upsampled(x: Array, kernel: Array, factor: int) -> Array:
+def conv_upsampled(
+  x: Float[Array, "B h w C"], kernel: Float[Array, "3 3 C O"], factor: int
+) -> Float[Array, "B h*{factor} w*{factor} O"]:
   """`conv(upsample_nearest(x, factor), kernel)` for a 3x3 kernel, without enlarging x.
 
   In an enlarged image, the three taps of a row of the kernel fall on at most two pixels of x: an
@@ -95,12 +102,12 @@ def conv_upsampled(x: Array, kernel: Array, factor: int) -> Array:
   factor of 2, 4 products where there were 9. Equal phases are computed once.
 
   Args:
-    x: `[B, h, w, C]`.
-    kernel: `[3, 3, C, O]`.
+    x: images.
+    kernel: of 3x3 pixels.
     factor: the enlargement.
 
   Returns:
-    `[B, h*factor, w*factor, O]`, equal up to round-off.
+    The same up to round-off.
   """
   if factor == 1:
     return conv(x, kernel)
