@@ -26,6 +26,7 @@ from srflow_jax.model.nets import Net
 from srflow_jax.model.noises import Noise
 from srflow_jax.model.priors import Prior
 from srflow_jax.model.targets import Target
+from srflow_jax.ops.resize import bicubic_resize_on_device
 
 NET = {
   "kind": "convolutions",
@@ -50,7 +51,13 @@ KINDS = {
   ],
   Mixer: ["full", "orthogonal", "permutation", "plu"],
   Net: [NET, NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0}],
-  layers.Layer: ["actnorm", "mixer", "injector", {"kind": "coupling", "sees_features": False}],
+  layers.Layer: [
+    "actnorm",
+    "mixer",
+    "injector",
+    {"kind": "coupling", "sees_features": False},
+    "noise_coupling",
+  ],
   Prior: [
     "standard",
     "gaussian",
@@ -64,7 +71,11 @@ KINDS = {
     {"kind": "edsr", "width": 4, "num_blocks": 2, "taps": (1,)},
     {"kind": "none", "width": 5},
   ],
-  Noise: [{"kind": "gaussian", "std": 2.0}, {"kind": "uniform", "width": 1.0}],
+  Noise: [
+    {"kind": "gaussian", "std": 2.0},
+    {"kind": "uniform", "width": 1.0},
+    {"kind": "levels", "max_std": 12.75},
+  ],
 }
 
 
@@ -190,7 +201,7 @@ def bijector(place, block, shape):
   """(module, call): `call(module, z, method)` is a map of z and returns (z, log_det)."""
   b, h, w, c = shape
   features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
-  given = Given(normal(9, (b, h, w, 3)))
+  given = Given(normal(9, (b, h, w, 3)), normal(10, (b, 2 * h, 2 * w, 3)))
   made = read_part(place, block, place.place, DEFAULTS)
   if place is layers.Layer:
     module = made.unbound(channels=c, feature_channels=5)
@@ -231,15 +242,19 @@ BIJECTORS = [
 ]
 
 
+def moved_params(module, call, z):
+  """Parameters off their initial values, by so little that float64 can invert every map."""
+  variables = module.init(jax.random.key(1), z, "forward_and_log_det", method=call)
+  leaves, treedef = jax.tree.flatten(variables.get("params", {}))
+  return treedef.unflatten([x + 0.15 * normal(i, x.shape) for i, x in enumerate(leaves)])
+
+
 @pytest.mark.parametrize("place, block, shape", BIJECTORS)
 def test_bijector(place, block, shape):
   """Round trips, the log-det against the autodiff Jacobian, gradients."""
   module, call = bijector(place, block, shape)
   z = normal(0, shape)
-  variables = module.init(jax.random.key(1), z, "forward_and_log_det", method=call)
-  leaves, treedef = jax.tree.flatten(variables.get("params", {}))
-  # Moderate, so that no map is so flat somewhere that float64 cannot invert it.
-  params = treedef.unflatten([x + 0.15 * normal(i, x.shape) for i, x in enumerate(leaves)])
+  params = moved_params(module, call, z)
 
   def forward(params, z):
     return module.apply({"params": params}, z, "forward_and_log_det", method=call)
@@ -282,6 +297,33 @@ def test_actnorm_normalises_its_first_batch():
   (y, _), _ = actnorm.init_with_output(jax.random.key(0), z, method="forward_and_log_det")
   np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-6)
   np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-5)
+
+
+def test_noise_of_levels_is_one_noise_in_hr_and_lr():
+  hr, lr = jnp.full((64, 8, 16, 3), 0.5), jnp.full((64, 2, 4, 3), 0.5)
+  noise = read_part(Noise, {"kind": "levels", "max_std": 25.5}, "noise")
+  noisy, given = noise.add(jax.random.key(0), hr, lr)
+  np.testing.assert_allclose(noisy - hr, given.noise, atol=1e-12)
+  np.testing.assert_allclose(
+    given.lr - lr, bicubic_resize_on_device(given.noise, 1 / 4), atol=1e-12
+  )
+  std = given.noise.std((1, 2, 3))  # uniform in [0, 0.1]
+  assert std.max() < 0.11 and std.min() < 0.01 and abs(std.mean() - 0.05) < 0.015
+
+
+def test_no_noise_is_noise_of_level_zero():
+  layer, call = bijector(layers.Layer, "noise_coupling", ODD)
+  params = moved_params(layer, call, normal(0, ODD))
+  told = lambda given: layer.apply(  # noqa: E731
+    {"params": params},
+    None,
+    Features(normal(7, (2, 3, 5, 3)), normal(8, (2, 3, 5, 2)), 1),
+    given,
+    method="condition",
+  )
+  lr, noise = normal(9, (2, 3, 5, 3)), normal(10, (2, 6, 10, 3))
+  np.testing.assert_array_equal(told(Given(lr)), told(Given(lr, 0 * noise)))
+  assert np.any(told(Given(lr)) != told(Given(lr, noise)))
 
 
 # --- Whole flows, in which each kind meets every other kind of its neighbours at least once. ---
@@ -341,6 +383,7 @@ def flows():
   yield {"last_prior": {"kind": "gaussian", "given": ("features",)}}
   yield {"step": ("actnorm", "mixer", "coupling")}  # without injectors
   yield {"step": ("mixer", "injector", "coupling"), "transition": ("mixer",)}  # without actnorms
+  yield {"step": ("actnorm", "mixer", "injector", "noise_coupling", "coupling")}  # NCSR's
   second = {"kind": "coupling", "map": "atan"}
   yield {"step": ("actnorm", "mixer", "coupling", "mixer", "injector", second)}
 
@@ -355,7 +398,7 @@ def flow_name(parts) -> str:
 ALL_FLOWS = list(flows())
 # The first ones have most pairs that are new; the last are of other layers.
 FLOWS = [
-  pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * (8 <= i < len(ALL_FLOWS) - 4))
+  pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * (8 <= i < len(ALL_FLOWS) - 5))
   for i, parts in enumerate(ALL_FLOWS)
 ]
 
@@ -365,6 +408,7 @@ def test_flow_of_kinds(parts):
   model = build_model(flow_config(**parts))
   params = random_params(model)
   hr, given = random_images(model, lr_size=(2, 3))
+  given = given.replace(noise=normal(2, hr.shape))
 
   @jax.jit
   def everything(params, hr, given):

@@ -155,7 +155,7 @@ def _checked(spec: StageSpec, channels: int, is_last: bool, where: str) -> int:
   if spec.split and not 0 < spec.kept_channels(channels) < channels:
     raise InputError(f"{where}: its split keeps {spec.kept_channels(channels)} of {channels}")
   couples = any(
-    issubclass(part.cls, layers.Coupling)
+    issubclass(part.cls, layers.SplitCoupling)
     for times, step in ((spec.transition_steps, spec.transition), (spec.steps, spec.step))
     for part in step * bool(times)
   )

@@ -27,6 +27,7 @@ from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.nets import Net
+from srflow_jax.ops.convolutions import conv
 
 Array = jax.Array
 
@@ -187,33 +188,33 @@ class Injector(Layer):
     return z, sum_event(log_derivative)
 
 
-@kind("coupling")
-class Coupling(Layer):
-  """A map of the second half b of the channels, given the first half a and the LR features u.
+class SplitCoupling(Layer):
+  """A map of the second half b of the channels, given the first half a and something else, u.
 
       forward:  b' = map(b; h(a, u))
       log-det:  sum(log map')
       inverse:  b = map^-1(b'; h(a, u)), since a is what it was
 
-  The first half has `C // 2` channels.
+  The first half has `C // 2` channels. The context is what the net takes as u.
 
   Attributes:
     map: the elementwise map.
     net: the net h.
-    sees_features: whether h is given u.
   """
-
-  has_published_names: ClassVar[bool] = True
 
   map: Map = part(Map)
   net: Part = part(Net)
-  sees_features: bool = True
+
+  @property
+  def seen_channels(self) -> int:
+    """Channels of u; 0 for none."""
+    raise NotImplementedError
 
   def setup(self) -> None:
     self.keep = self.channels // 2
     self.conditioner = self.net(
       own_channels=self.keep,
-      feature_channels=self.feature_channels if self.sees_features else 0,
+      feature_channels=self.seen_channels,
       out=self.map.numbers * (self.channels - self.keep),
     )
 
@@ -221,16 +222,6 @@ class Coupling(Layer):
   def reach(self) -> int:
     """See the base class."""
     return self.net.cls.reach
-
-  def feature_kernel(self) -> Array | None:
-    """See the base class."""
-    return self.conditioner.feature_kernel() if self.sees_features else None
-
-  def condition(self, convolved: Array | None, features: Features, given: Given) -> Array | None:
-    """What the net takes as u."""
-    if not self.sees_features:
-      return None
-    return features.whole() if convolved is None else convolved
 
   def _parameters(self, a: Array, u: Array | None) -> Any:
     return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))
@@ -247,3 +238,57 @@ class Coupling(Layer):
     a, b = z[..., : self.keep], z[..., self.keep :]
     b, log_derivative = self.map.inverse(b, self._parameters(a, context))
     return jnp.concatenate([a, b], -1), sum_event(log_derivative)
+
+
+@kind("coupling")
+class Coupling(SplitCoupling):
+  """A split coupling whose net sees the LR features u, or nothing but a (SRFlow, section 3.3).
+
+  Attributes:
+    sees_features: whether the net is given u.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  sees_features: bool = True
+
+  @property
+  def seen_channels(self) -> int:
+    """See the base class."""
+    return self.feature_channels if self.sees_features else 0
+
+  def feature_kernel(self) -> Array | None:
+    """See the base class."""
+    return self.conditioner.feature_kernel() if self.sees_features else None
+
+  def condition(self, convolved: Array | None, features: Features, given: Given) -> Array | None:
+    """What the net takes as u."""
+    if not self.sees_features:
+      return None
+    return features.whole() if convolved is None else convolved
+
+
+@kind("noise_coupling")
+class NoiseCoupling(SplitCoupling):
+  """A split coupling whose net sees the noise that training has added to HR (NCSR, Kim & Son 2021).
+
+  u is that noise, 3 channels, resized to the size of z by a bicubic without antialiasing: a noise
+  that is averaged would fade. It is zero where the model is told of none, as in all that comes
+  after training; the net sees no LR features.
+  """
+
+  @property
+  def seen_channels(self) -> int:
+    """The noise's."""
+    return 3
+
+  def condition(self, convolved: None, features: Features, given: Given) -> Array:
+    """What the net takes as u: the noise of z's size, convolved if the net has a kernel for it."""
+    own = features.own
+    shape = (*own.shape[:3], 3)
+    if given.noise is None:
+      u = jnp.zeros(shape, own.dtype)
+    else:
+      u = jax.image.resize(given.noise, shape, "cubic", antialias=False).astype(own.dtype)
+    kernel = self.conditioner.feature_kernel()
+    return u if kernel is None else conv(u, kernel)
