@@ -38,6 +38,9 @@ NET = {
 }
 RRDB = {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1), "global_skip": "last_block"}
 
+FLOW_OF_KEPT = {"kind": "flow", "step": ("mixer", "coupling"), "steps": 1, "num_blocks": 1}
+FLOW_OF_KEPT |= {"width": 4, "growth": 2, "taps": (0,)}
+
 # By place, the blocks that are tested; all kinds must occur.
 KINDS = {
   Map: [
@@ -63,6 +66,10 @@ KINDS = {
     "gaussian",
     {"kind": "gaussian", "given": ("kept", "features")},
     {"kind": "gaussian", "given": ("features",)},
+    {"kind": "unet", "width": 3, "depth": 1},
+    {"kind": "flow", "step": ("mixer", "coupling"), "steps": 2},
+    FLOW_OF_KEPT,
+    "lr",
   ],
   Target: ["hr", "less_bicubic", "less_encoder"],
   Encoder: [
@@ -199,14 +206,19 @@ ODD, EVEN = (2, 3, 5, 5), (1, 4, 4, 4)  # the first: odd sizes, an odd number of
 
 def bijector(place, block, shape):
   """(module, call): `call(module, z, method)` is a map of z and returns (z, log_det)."""
-  b, h, w, c = shape
-  features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
-  given = Given(normal(9, (b, h, w, 3)), normal(10, (b, 2 * h, 2 * w, 3)))
+  c = shape[-1]
+
+  def told(module):
+    b, h, w, _ = fitting(module, shape)
+    features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
+    return features, Given(normal(9, (b, h, w, 3)), normal(10, (b, 2 * h, 2 * w, 3)))
+
   made = read_part(place, block, place.place, DEFAULTS)
   if place is layers.Layer:
     module = made.unbound(channels=c, feature_channels=5)
 
     def call(module, z, method):
+      features, given = told(module)
       kernel = module.feature_kernel()
       convolved = None if kernel is None else features.convolve(kernel)
       return getattr(module, method)(z, module.condition(convolved, features, given))
@@ -218,7 +230,7 @@ def bijector(place, block, shape):
   module = made.unbound(channels=c - kept, kept_channels=kept, feature_channels=5)
 
   def call_prior(module, z, method):
-    context = module.condition(features, given)
+    context = module.condition(*told(module))
     y, log_det = getattr(module, method)(z[..., kept:], z[..., :kept], context)
     return jnp.concatenate([z[..., :kept], y], -1), log_det
 
@@ -237,9 +249,20 @@ OF_LAYERS = [
 ]
 BIJECTORS = [
   pytest.param(*row.values, shape, id=f"{row.id}-{shape}")
-  for shape, of_shape in ((ODD, [*rows(layers.Layer, Prior), *OF_LAYERS]), (EVEN, rows(Prior)))
+  for shape, of_shape in (
+    (ODD, [*rows(layers.Layer, Prior), *OF_LAYERS]),
+    (EVEN, [row for row in rows(Prior) if "gaussian" in row.id]),
+  )
   for row in of_shape
+  if row.values[1] != "lr"
 ]
+BIJECTORS.append(pytest.param(Prior, "lr", (2, 3, 5, 6), id="prior-lr"))  # it maps 3 channels
+
+
+def fitting(module, shape):
+  """The shape, with sides that the module takes."""
+  b, h, w, c = shape
+  return b, *(-(-side // module.multiple) * module.multiple for side in (h, w)), c
 
 
 def moved_params(module, call, z):
@@ -253,7 +276,7 @@ def moved_params(module, call, z):
 def test_bijector(place, block, shape):
   """Round trips, the log-det against the autodiff Jacobian, gradients."""
   module, call = bijector(place, block, shape)
-  z = normal(0, shape)
+  z = normal(0, fitting(module, shape))
   params = moved_params(module, call, z)
 
   def forward(params, z):
@@ -334,6 +357,19 @@ STAGES = (
 )
 
 
+HCFLOW = {
+  "step": ("actnorm", "mixer", {"kind": "coupling", "sees_features": False}),
+  "stages": (
+    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": True, "prior": FLOW_OF_KEPT},
+    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": True, "keep": 3},
+    {"squeeze": 1, "transition_steps": 0, "steps": 0, "split": False},
+  ),
+  "prior": {"kind": "flow", "step": ("actnorm", "mixer", "coupling"), "steps": 2},
+  "last_prior": "lr",
+  "map": "atan",
+}
+
+
 def flow_config(**parts):
   config = importlib.import_module("configs.tiny").get_config().model.to_dict()
   config |= {"encoder": RRDB, "conditioner": NET, "stages": STAGES}
@@ -365,7 +401,9 @@ def pairs(choice: dict[str, int]) -> set:
 def is_allowed(choice: dict[str, int]) -> bool:
   """What is refused is tested below."""
   needs = KINDS[Target][choice["target"]] == "less_encoder"
-  return not (needs and KINDS[Encoder][choice["encoder"]]["kind"] == "none")
+  if needs and KINDS[Encoder][choice["encoder"]]["kind"] == "none":
+    return False
+  return KINDS[Prior][choice["prior"]] not in ("lr", FLOW_OF_KEPT)  # they are in `HCFLOW`
 
 
 def flows():
@@ -376,31 +414,41 @@ def flows():
   ]
   every = [choice for choice in every if is_allowed(choice)]
   missing = set().union(*map(pairs, every))
+  unseen = {row for choice in every for row in choice.items()}
   while missing:
-    best = max(every, key=lambda choice: len(pairs(choice) & missing))
+    # Kinds that were in no flow first: few flows have them all.
+    best = max(every, key=lambda c: (len(c.items() & unseen), len(pairs(c) & missing)))
     missing -= pairs(best)
+    unseen -= best.items()
     yield {name: KINDS[PLACES[name]][row] for name, row in best.items()}
   yield {"last_prior": {"kind": "gaussian", "given": ("features",)}}
   yield {"step": ("actnorm", "mixer", "coupling")}  # without injectors
   yield {"step": ("mixer", "injector", "coupling"), "transition": ("mixer",)}  # without actnorms
   yield {"step": ("actnorm", "mixer", "injector", "noise_coupling", "coupling")}  # NCSR's
+  yield HCFLOW
   second = {"kind": "coupling", "map": "atan"}
   yield {"step": ("actnorm", "mixer", "coupling", "mixer", "injector", second)}
 
 
 def flow_name(parts) -> str:
+  if parts is HCFLOW:
+    return "hcflow"
   return "+".join(
     "-".join(map(name_of, block)) if isinstance(block, tuple) else name_of(block)
     for block in parts.values()
   )
 
 
-ALL_FLOWS = list(flows())
-# The first ones have most pairs that are new; the last are of other layers.
-FLOWS = [
-  pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * (8 <= i < len(ALL_FLOWS) - 5))
-  for i, parts in enumerate(ALL_FLOWS)
-]
+def marked():
+  """The flows; those that bring nothing that is new, but only new pairs, are slow."""
+  seen = set()
+  for parts in flows():
+    new = {(place, str(block)) for place, block in parts.items()} - seen
+    seen |= new
+    yield pytest.param(parts, id=flow_name(parts), marks=[] if new else [pytest.mark.slow])
+
+
+FLOWS = list(marked())
 
 
 @pytest.mark.parametrize("parts", FLOWS)
@@ -437,6 +485,27 @@ def test_flow_of_kinds(parts):
   assert sum(np.sum(np.log(f)) for f in factors) >= -log_det[0] / hr.size
 
 
+def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
+  """At any temperature, for the latent of the LR image is not drawn."""
+  model = build_model(flow_config(**HCFLOW))
+  params = random_params(model)
+  _, given = random_images(model, lr_size=(3, 2))
+
+  @jax.jit
+  def latents_of_sample(params, given):
+    def call(*args, method):
+      return model.apply({"params": params}, *args, method=method)
+
+    context = call(given, method="condition")
+    drawn = call(jax.random.key(0), context, 1.0, method="latents_at")
+    hr, _ = call(drawn, context, method="inverse_and_log_det")
+    return call(hr, context, method="density_parts").latents
+
+  *others, of_lr = latents_of_sample(params, given)
+  assert all(np.std(z) > 0.5 for z in others)
+  np.testing.assert_allclose(np.exp(-6) * of_lr, 0, atol=1e-8)  # kept less lr
+
+
 # --- Reading blocks. ---
 
 
@@ -456,6 +525,23 @@ def test_flow_of_kinds(parts):
     ({"mixer": 7}, r"config.model.mixer is 7: it must be a block of fields"),
     ({"step": "actnorm"}, r"config.model.step is 'actnorm': it must be a list of layers"),
     ({"step": ("actnorm", "mixr")}, r"config.model.step\[1\].kind is 'mixr': one of actnorm"),
+    (
+      {"last_prior": "lr"},
+      r"stages\[1\]: an lr prior is of 3 channels at LR's size, not of 24 at 1",
+    ),
+    ({"prior": "flow"}, r"missing key config.model.prior.step"),
+    (
+      {"prior": {"kind": "flow", "step": 3, "steps": 1}},
+      r"prior.step is 3: it must be a list of la",
+    ),
+    (
+      {"prior": {"kind": "flow", "step": ("actnrm",), "steps": 1}},
+      r"config.model.prior.step\[0\].kind is 'actnrm'",
+    ),
+    (
+      {"prior": FLOW_OF_KEPT | {"taps": ()}},
+      r"config.model.prior: a flow prior with blocks needs taps",
+    ),
     ({"last_prior": "gaussian"}, r"at the end of the flow no channels are kept"),
     (
       {"prior": {"kind": "gaussian", "given": ()}},

@@ -4,6 +4,7 @@ Layers are listed in the order in which they run image → latents.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -45,6 +46,14 @@ class StageSpec:
   transition: tuple[Part, ...]
   step: tuple[Part, ...]
   prior: Part
+
+  def multiple_and_reach(self, has_prior: bool) -> tuple[int, int]:
+    """What the sides of its images must be multiples of, and the furthest that a part reaches."""
+    layers = [*self.transition * bool(self.transition_steps), *self.step * bool(self.steps)]
+    made = [part.unbound(channels=2, feature_channels=1) for part in layers]
+    if has_prior:
+      made.append(self.prior.unbound(channels=2, kept_channels=1, feature_channels=1))
+    return math.lcm(*(part.multiple for part in made)), max([0, *(part.reach for part in made)])
 
   def kept_channels(self, channels: int) -> int:
     """Channels that the split keeps of so many, all of them if there is no split."""
@@ -124,8 +133,12 @@ def layer_names(layers: tuple[Part, ...]) -> list[str]:
   return names
 
 
-def _steps(
-  layers: tuple[Part, ...], times: int, channels: int, feature_channels: int, remat: bool
+def steps_in_a_row(
+  layers: tuple[Part, ...],
+  times: int,
+  channels: int,
+  feature_channels: int,
+  remat: bool = False,
 ) -> nn.Module:
   """`times` equal steps in a row, as one module."""
   step = Step
@@ -135,7 +148,7 @@ def _steps(
   return repeated(step, times, methods, shared={"condition": 2})(layers, channels, feature_channels)
 
 
-def _condition(steps: nn.Module, features: Features, given: Given) -> list[Any]:
+def condition_steps(steps: nn.Module, features: Features, given: Given) -> list[Any]:
   """The contexts of the layers of steps in a row, stacked along the first axis."""
   _, kernels = steps.feature_kernels(None)
   return steps.condition(None, convolve_all(features, kernels), features, given)[1]
@@ -154,9 +167,9 @@ class Stage(nn.Module):
     spec, channels = self.spec, self.channels * self.spec.squeeze**2
     sizes = channels, self.feature_channels, self.remat
     if spec.transition_steps:
-      self.transitions = _steps(spec.transition, spec.transition_steps, *sizes)
+      self.transitions = steps_in_a_row(spec.transition, spec.transition_steps, *sizes)
     if spec.steps:
-      self.steps = _steps(spec.step, spec.steps, *sizes)
+      self.steps = steps_in_a_row(spec.step, spec.steps, *sizes)
     self.kept = spec.kept_channels(channels)
     if spec.split or self.is_last:
       self.prior = spec.prior(
@@ -169,8 +182,10 @@ class Stage(nn.Module):
     """The context of the stage, from features of its resolution."""
     spec = self.spec
     return StageContext(
-      transitions=_condition(self.transitions, features, given) if spec.transition_steps else None,
-      steps=_condition(self.steps, features, given) if spec.steps else None,
+      transitions=condition_steps(self.transitions, features, given)
+      if spec.transition_steps
+      else None,
+      steps=condition_steps(self.steps, features, given) if spec.steps else None,
       prior=self.prior.condition(features, given) if spec.split or self.is_last else None,
     )
 
@@ -255,6 +270,12 @@ class ConditionalFlow(nn.Module):
       if spec.split:
         shapes.append((*size, squeezed - channels))
     return (*shapes, (*size, channels))
+
+  @property
+  def latents_drawn(self) -> tuple[bool, ...]:
+    """Of each latent, whether sampling draws it (`priors.Prior.is_drawn`)."""
+    specs = [spec for spec in self.stage_specs[:-1] if spec.split]
+    return tuple(spec.prior.cls.is_drawn for spec in (*specs, self.stage_specs[-1]))
 
   def condition(self, features: dict[int, Features], given: Given) -> tuple[StageContext, ...]:
     """All stages' contexts, from features at each of `downscales`."""

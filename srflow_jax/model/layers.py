@@ -26,7 +26,7 @@ from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
-from srflow_jax.model.nets import Net
+from srflow_jax.model.nets import Net, property_of
 from srflow_jax.ops.convolutions import conv
 
 Array = jax.Array
@@ -39,6 +39,7 @@ class Layer(nn.Module, Place, kw_only=True):
     channels: C of what it maps.
     feature_channels: channels of the features at its resolution.
     reach: LR pixels that it sees around a pixel, as `nets.Net.reach` counts them.
+    multiple: what height and width must be multiples of, as `nets.Net.multiple`.
   """
 
   place: ClassVar[str] = "layer"
@@ -51,6 +52,11 @@ class Layer(nn.Module, Place, kw_only=True):
   def reach(self) -> int:
     """See the class."""
     return 0
+
+  @property
+  def multiple(self) -> int:
+    """See the class."""
+    return 1
 
   def feature_kernel(self) -> Array | None:
     """A kernel that the features are to be convolved with (`Net.feature_kernel`), or None."""
@@ -164,7 +170,12 @@ class Injector(Layer):
   @property
   def reach(self) -> int:
     """See the base class."""
-    return self.net.cls.reach
+    return property_of(self.net, "reach")
+
+  @property
+  def multiple(self) -> int:
+    """See the base class."""
+    return property_of(self.net, "multiple")
 
   def feature_kernel(self) -> Array | None:
     """See the base class."""
@@ -221,7 +232,12 @@ class SplitCoupling(Layer):
   @property
   def reach(self) -> int:
     """See the base class."""
-    return self.net.cls.reach
+    return property_of(self.net, "reach")
+
+  @property
+  def multiple(self) -> int:
+    """See the base class."""
+    return property_of(self.net, "multiple")
 
   def _parameters(self, a: Array, u: Array | None) -> Any:
     return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))

@@ -6,6 +6,7 @@ ask of it as much as you like: `model.apply({"params": params}, ..., method="NAM
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -228,14 +229,25 @@ class SRFlow(Model, kw_only=True):
   @property
   def lr_multiple(self) -> int:
     """See the base class."""
-    return max(1, math.prod(spec.squeeze for spec in self.stage_specs) // self.scale)
+    multiples = []
+    for downscale, (multiple, _) in self._stages():
+      pixels = downscale * multiple  # of HR
+      multiples.append(pixels // math.gcd(pixels, self.scale))
+    return math.lcm(*multiples)
 
   @property
   def tile_overlap(self) -> int:
     """See the base class."""
-    layers = [part for spec in self.stage_specs for part in (*spec.transition, *spec.step)]
-    reaches = [part.unbound(channels=2, feature_channels=1).reach for part in layers]
+    reaches = [reach for _, (_, reach) in self._stages()]
     return self.encoder_part.unbound(scale=self.scale).reach + max(_LAST_LAYERS_REACH, *reaches)
+
+  def _stages(self) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Of each stage HR size over its size, and its `StageSpec.multiple_and_reach`."""
+    downscale = 1
+    for spec in self.stage_specs:
+      downscale *= spec.squeeze
+      has_prior = spec.split or spec is self.stage_specs[-1]
+      yield downscale, spec.multiple_and_reach(has_prior)
 
   def condition(self, given: Given) -> Context:
     """See the base class."""
@@ -292,12 +304,14 @@ class SRFlow(Model, kw_only=True):
     shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
     keys = jax.random.split(key, len(shapes))
 
-    def draw(k: Array, shape: tuple[int, ...]) -> Array:
+    def draw(k: Array, shape: tuple[int, ...], is_drawn: bool) -> Array:
+      if not is_drawn:
+        return jnp.zeros(shape, jnp.float32)
       downscale = context.padded_size[0] // shape[1]
       corner = (side * self.scale // downscale for side in origin)
       return temperature * normal_field(k, shape, *corner)
 
-    return tuple(draw(k, shape) for k, shape in zip(keys, shapes, strict=True))
+    return tuple(map(draw, keys, shapes, self.flow.latents_drawn))
 
 
 class SuperResolver(Model, kw_only=True):
