@@ -71,7 +71,7 @@ KINDS = {
     FLOW_OF_KEPT,
     "lr",
   ],
-  Target: ["hr", "less_bicubic", "less_encoder"],
+  Target: ["hr", "less_bicubic", "less_encoder", "null_space"],
   Encoder: [
     RRDB | {"kind": "rrdb"},
     RRDB | {"kind": "rrdb", "taps": (), "global_skip": "first_conv"},
@@ -370,6 +370,15 @@ HCFLOW = {
 }
 
 
+NULL_SPACE = {
+  "target": "null_space",
+  "stages": (
+    {"squeeze": 1, "transition_steps": 1, "steps": 1, "split": True},
+    {"squeeze": 1, "transition_steps": 0, "steps": 1, "split": False},
+  ),
+}
+
+
 def flow_config(**parts):
   config = importlib.import_module("configs.tiny").get_config().model.to_dict()
   config |= {"encoder": RRDB, "conditioner": NET, "stages": STAGES}
@@ -400,8 +409,10 @@ def pairs(choice: dict[str, int]) -> set:
 
 def is_allowed(choice: dict[str, int]) -> bool:
   """What is refused is tested below."""
-  needs = KINDS[Target][choice["target"]] == "less_encoder"
-  if needs and KINDS[Encoder][choice["encoder"]]["kind"] == "none":
+  target = KINDS[Target][choice["target"]]
+  if target == "less_encoder" and KINDS[Encoder][choice["encoder"]]["kind"] == "none":
+    return False
+  if target == "null_space":  # it takes no squeeze: see `NULL_SPACE`
     return False
   return KINDS[Prior][choice["prior"]] not in ("lr", FLOW_OF_KEPT)  # they are in `HCFLOW`
 
@@ -426,13 +437,14 @@ def flows():
   yield {"step": ("mixer", "injector", "coupling"), "transition": ("mixer",)}  # without actnorms
   yield {"step": ("actnorm", "mixer", "injector", "noise_coupling", "coupling")}  # NCSR's
   yield HCFLOW
+  yield NULL_SPACE
   second = {"kind": "coupling", "map": "atan"}
   yield {"step": ("actnorm", "mixer", "coupling", "mixer", "injector", second)}
 
 
 def flow_name(parts) -> str:
-  if parts is HCFLOW:
-    return "hcflow"
+  if "stages" in parts:
+    return "hcflow" if parts is HCFLOW else "null_space"
   return "+".join(
     "-".join(map(name_of, block)) if isinstance(block, tuple) else name_of(block)
     for block in parts.values()
@@ -455,8 +467,9 @@ FLOWS = list(marked())
 def test_flow_of_kinds(parts):
   model = build_model(flow_config(**parts))
   params = random_params(model)
-  hr, given = random_images(model, lr_size=(2, 3))
-  given = given.replace(noise=normal(2, hr.shape))
+  hr, _ = random_images(model, lr_size=(2, 3))
+  # Of one target LR must be HR's own LR image.
+  given = Given(bicubic_resize_on_device(hr, 1 / model.scale), normal(2, hr.shape))
 
   @jax.jit
   def everything(params, hr, given):
@@ -542,6 +555,7 @@ def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
       {"prior": FLOW_OF_KEPT | {"taps": ()}},
       r"config.model.prior: a flow prior with blocks needs taps",
     ),
+    ({"target": "null_space"}, r"null_space, whose images cannot be padded, but .* multiples of 4"),
     ({"last_prior": "gaussian"}, r"at the end of the flow no channels are kept"),
     (
       {"prior": {"kind": "gaussian", "given": ()}},

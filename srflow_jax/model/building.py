@@ -101,17 +101,31 @@ def build_model(
       f"{where}.target is {target.kind}, but an encoder of kind {encoder.kind} has no "
       "super-resolution of its own"
     )
-  return SRFlow(
+  model = SRFlow(
     scale=scale,
     encoder_part=encoder,
     compute=compute,
-    stage_specs=_read_stages(config, where),
+    stage_specs=_read_stages(config, target.shape(scale), where),
     target=target,
   )
+  if model.lr_multiple > 1 and not target.takes_padding:
+    raise InputError(
+      f"{where}.target is {target.kind}, whose images cannot be padded, but the flow's parts need "
+      f"LR images of multiples of {model.lr_multiple} pixels"
+    )
+  return model
 
 
-def _read_stages(config: Mapping[str, Any], where: str) -> tuple[StageSpec, ...]:
-  """Reads a model's stages, with all that they take from the model's block."""
+def _read_stages(
+  config: Mapping[str, Any], shape: tuple[int, int], where: str
+) -> tuple[StageSpec, ...]:
+  """Reads a model's stages, with all that they take from the model's block.
+
+  Args:
+    config: the block.
+    shape: of the flow's image, as `targets.Target.shape` says it.
+    where: the block's place in the configuration.
+  """
   defaults = {
     place: read_part(place, config.get(key, {}), f"{where}.{key}", {})
     for key, place in _PLACES.items()
@@ -124,7 +138,7 @@ def _read_stages(config: Mapping[str, Any], where: str) -> tuple[StageSpec, ...]
     "prior": read_part(Prior, config.get("prior", {}), f"{where}.prior", defaults),
   }
   last_prior = config.get("last_prior", {"kind": "standard"})
-  specs, channels, downscale = [], 3, 1
+  specs, (channels, downscale) = [], shape
   for i, stage in enumerate(config["stages"]):
     place = f"{where}.stages[{i}]"
     is_last = i == len(config["stages"]) - 1

@@ -235,17 +235,20 @@ class Stage(nn.Module):
 
 
 class ConditionalFlow(nn.Module):
-  """Stages from an image `[B, H, W, 3]` to a tuple of standard-normal latents, finest first.
+  """Stages from an image to a tuple of standard-normal latents, finest first.
 
-  H and W must be multiples of the last of `downscales`.
+  The image is `[B, H / downscale, W / downscale, channels]` of HR images `[B, H, W, 3]`. H and W
+  must be multiples of the last of `downscales`.
   """
 
   stage_specs: tuple[StageSpec, ...]
   feature_channels: int
   remat: bool = False
+  channels: int = 3
+  downscale: int = 1
 
   def setup(self) -> None:
-    stages, channels = [], 3
+    stages, channels = [], self.channels
     for i, spec in enumerate(self.stage_specs):
       is_last = i == len(self.stage_specs) - 1
       stages.append(Stage(spec, channels, self.feature_channels, is_last, self.remat))
@@ -254,16 +257,16 @@ class ConditionalFlow(nn.Module):
 
   @property
   def downscales(self) -> tuple[int, ...]:
-    """HR size over each stage's size: the product of the squeezes so far."""
-    result, downscale = [], 1
+    """HR size over each stage's size: the flow's image's, times the squeezes so far."""
+    result, downscale = [], self.downscale
     for spec in self.stage_specs:
       downscale *= spec.squeeze
       result.append(downscale)
     return tuple(result)
 
   def latent_shapes(self, batch: int, height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the latents of images `[batch, height, width, 3]`."""
-    shapes, channels = [], 3
+    """Shapes of the latents of HR images `[batch, height, width, 3]`."""
+    shapes, channels = [], self.channels
     for spec, downscale in zip(self.stage_specs, self.downscales, strict=True):
       size = (batch, height // downscale, width // downscale)
       squeezed, channels = channels * spec.squeeze**2, spec.out_channels(channels)
@@ -287,7 +290,7 @@ class ConditionalFlow(nn.Module):
   def forward_by_stage(
     self, image: Array, context: tuple[StageContext, ...]
   ) -> tuple[Latents, tuple[Array, ...]]:
-    """Image `[B, H, W, 3]` → latents and the log-det of each stage, `[B]`, nats."""
+    """Image → latents and the log-det of each stage, `[B]`, nats."""
     z, latents, log_dets = image, [], []
     for stage, stage_context in zip(self.stages, context, strict=True):
       z, latent, log_det = stage.forward_and_log_det(z, stage_context)

@@ -32,7 +32,8 @@ class Context:
 
   Attributes:
     stages: the contexts of the flow's stages; () for a model without a flow.
-    base: the image that is added to what the flow gives, of `padded_size`; None for none.
+    base: what the target needs of LR (`targets.Target.base`): for most an image of `padded_size`
+      that is added to what the flow gives; None for none.
     batch: images in the batch.
     hr_size: height and width of the image that the flow models.
     padded_size: the same, enlarged at the bottom and right to what the flow's squeezes divide.
@@ -224,7 +225,12 @@ class SRFlow(Model, kw_only=True):
 
   def setup(self) -> None:
     self.encoder = self.encoder_part(scale=self.scale, **dataclasses.asdict(self.compute))
-    self.flow = ConditionalFlow(self.stage_specs, self.encoder.feature_channels, self.compute.remat)
+    self.flow = ConditionalFlow(
+      self.stage_specs,
+      self.encoder.feature_channels,
+      self.compute.remat,
+      *self.target.shape(self.scale),
+    )
 
   @property
   def lr_multiple(self) -> int:
@@ -239,11 +245,12 @@ class SRFlow(Model, kw_only=True):
   def tile_overlap(self) -> int:
     """See the base class."""
     reaches = [reach for _, (_, reach) in self._stages()]
-    return self.encoder_part.unbound(scale=self.scale).reach + max(_LAST_LAYERS_REACH, *reaches)
+    own = max(_LAST_LAYERS_REACH, self.target.reach, *reaches)
+    return self.encoder_part.unbound(scale=self.scale).reach + own
 
   def _stages(self) -> Iterator[tuple[int, tuple[int, int]]]:
     """Of each stage HR size over its size, and its `StageSpec.multiple_and_reach`."""
-    downscale = 1
+    _, downscale = self.target.shape(self.scale)
     for spec in self.stage_specs:
       downscale *= spec.squeeze
       has_prior = spec.split or spec is self.stage_specs[-1]
@@ -269,17 +276,14 @@ class SRFlow(Model, kw_only=True):
     """See the base class."""
     if hr.shape[1:3] != context.hr_size:
       raise ValueError(f"hr is {hr.shape[1:3]}, its LR image asks for {context.hr_size}")
-    image = pad_to(hr, context.padded_size)
-    if context.base is not None:
-      image -= context.base
+    image = self.target.to_flow(pad_to(hr, context.padded_size), context.base, self.scale)
     latents, log_dets = self.flow.forward_by_stage(image, context.stages)
     return DensityParts(log_dets, tuple(map(standard_normal_log_prob, latents)), latents)
 
   def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
     """See the base class."""
     image, log_det = self.flow.inverse_and_log_det(latents, context.stages)
-    if context.base is not None:
-      image += context.base
+    image = self.target.from_flow(image, context.base, self.scale)
     height, width = context.hr_size
     return image[:, :height, :width], log_det
 
