@@ -27,6 +27,9 @@ from srflow_jax.model.noises import Noise
 from srflow_jax.model.priors import Prior
 from srflow_jax.model.targets import Target
 from srflow_jax.ops.resize import bicubic_resize_on_device
+from srflow_jax.sampling.budget import Plan, Request
+from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.tiles import cut
 
 NET = {
   "kind": "convolutions",
@@ -36,6 +39,7 @@ NET = {
   "residual_every": 2,
   "normalize": False,
 }
+TRANSFORMER = {"kind": "transformer", "width": 6, "depth": 2, "heads": 2, "window": 2}
 RRDB = {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1), "global_skip": "last_block"}
 
 FLOW_OF_KEPT = {"kind": "flow", "step": ("mixer", "coupling"), "steps": 1, "num_blocks": 1}
@@ -53,13 +57,19 @@ KINDS = {
     {"kind": "spline", "bins": 5, "bound": 3.0},
   ],
   Mixer: ["full", "orthogonal", "permutation", "plu"],
-  Net: [NET, NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0}],
+  Net: [
+    NET,
+    NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0},
+    TRANSFORMER,
+  ],
   layers.Layer: [
     "actnorm",
     "mixer",
     "injector",
     {"kind": "coupling", "sees_features": False},
     "noise_coupling",
+    "checkerboard_coupling",
+    {"kind": "checkerboard_coupling", "maps": 0},
   ],
   Prior: [
     "standard",
@@ -370,6 +380,12 @@ HCFLOW = {
 }
 
 
+JET = {
+  "step": ("actnorm", "mixer", "coupling", "checkerboard_coupling"),
+  "stages": ({"squeeze": 4, "transition_steps": 0, "steps": 1, "split": False},),
+  "map": "double_sigmoid",
+  "conditioner": TRANSFORMER,
+}
 NULL_SPACE = {
   "target": "null_space",
   "stages": (
@@ -402,6 +418,9 @@ NEIGHBOURS = (
 )
 
 
+OF_JET = KINDS[Net].index(TRANSFORMER)
+
+
 def pairs(choice: dict[str, int]) -> set:
   """The kinds that meet in a flow of the chosen rows of each place."""
   return {((a, choice[a]), (b, choice[b])) for a, b in NEIGHBOURS}
@@ -418,14 +437,15 @@ def is_allowed(choice: dict[str, int]) -> bool:
 
 
 def flows():
-  """Few flows in which each kind meets every other kind of its neighbours; then other layers."""
+  """Few flows in which each kind meets every other kind of its neighbours; others of layers."""
+  yield from (HCFLOW, NULL_SPACE, JET)
   every = [
     dict(zip(PLACES, rows, strict=True))
     for rows in itertools.product(*(range(len(KINDS[place])) for place in PLACES.values()))
   ]
   every = [choice for choice in every if is_allowed(choice)]
   missing = set().union(*map(pairs, every))
-  unseen = {row for choice in every for row in choice.items()}
+  unseen = {row for choice in every for row in choice.items()} - {("conditioner", OF_JET)}
   while missing:
     # Kinds that were in no flow first: few flows have them all.
     best = max(every, key=lambda c: (len(c.items() & unseen), len(pairs(c) & missing)))
@@ -436,15 +456,13 @@ def flows():
   yield {"step": ("actnorm", "mixer", "coupling")}  # without injectors
   yield {"step": ("mixer", "injector", "coupling"), "transition": ("mixer",)}  # without actnorms
   yield {"step": ("actnorm", "mixer", "injector", "noise_coupling", "coupling")}  # NCSR's
-  yield HCFLOW
-  yield NULL_SPACE
   second = {"kind": "coupling", "map": "atan"}
   yield {"step": ("actnorm", "mixer", "coupling", "mixer", "injector", second)}
 
 
 def flow_name(parts) -> str:
   if "stages" in parts:
-    return "hcflow" if parts is HCFLOW else "null_space"
+    return {id(HCFLOW): "hcflow", id(JET): "jet"}.get(id(parts), "null_space")
   return "+".join(
     "-".join(map(name_of, block)) if isinstance(block, tuple) else name_of(block)
     for block in parts.values()
@@ -519,6 +537,25 @@ def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
   np.testing.assert_allclose(np.exp(-6) * of_lr, 0, atol=1e-8)  # kept less lr
 
 
+def test_tiles_of_windows_are_the_whole_image():
+  """Tiles begin where windows do, whatever the overlap that is asked for."""
+  model = build_model(flow_config(**JET | {"conditioner": TRANSFORMER | {"window": 4}}))
+  assert model.lr_multiple == 4 and model.tile_overlap == 8 + 10
+  params = random_params(model, dtype=np.float32)
+  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim >= 4 else leaf, params)
+  lr = np.random.default_rng(0).random((6, 61, 3), np.float32)
+  images = []
+  for counts in ((1, 1), (1, 2)):
+    sampler = Sampler(model, params)
+    assert sampler.budget.overlap == 20
+    sampler.budget.use((8, 64), Request(("draw",)), Plan(cut((8, 64), counts, 20, 4)))
+    image = np.empty((24, 244, 3), np.float32)
+    for _, window, part in sampler.draw(sampler.prepare(lr, Request(("draw",))), 0, range(1), 0.8):
+      image[window] = part
+    images.append(image)
+  np.testing.assert_allclose(*images, atol=1e-4)
+
+
 # --- Reading blocks. ---
 
 
@@ -542,6 +579,8 @@ def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
       {"last_prior": "lr"},
       r"stages\[1\]: an lr prior is of 3 channels at LR's size, not of 24 at 1",
     ),
+    ({"conditioner": TRANSFORMER | {"heads": 4}}, r"heads is 4: it must divide width, 6"),
+    ({"conditioner": TRANSFORMER | {"window": 5}}, r"window is 5: it must be even"),
     ({"prior": "flow"}, r"missing key config.model.prior.step"),
     (
       {"prior": {"kind": "flow", "step": 3, "steps": 1}},

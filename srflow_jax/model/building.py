@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import ml_collections
 
 # For the kinds that they register:
+import srflow_jax.model.attention
 import srflow_jax.model.conditional_priors
+import srflow_jax.model.couplings
 import srflow_jax.model.residual_encoders  # noqa: F401
 from srflow_jax import blocks
 from srflow_jax.blocks import limited

@@ -27,7 +27,6 @@ from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.nets import Net, property_of
-from srflow_jax.ops.convolutions import conv
 
 Array = jax.Array
 
@@ -282,29 +281,3 @@ class Coupling(SplitCoupling):
     if not self.sees_features:
       return None
     return features.whole() if convolved is None else convolved
-
-
-@kind("noise_coupling")
-class NoiseCoupling(SplitCoupling):
-  """A split coupling whose net sees the noise that training has added to HR (NCSR, Kim & Son 2021).
-
-  u is that noise, 3 channels, resized to the size of z by a bicubic without antialiasing: a noise
-  that is averaged would fade. It is zero where the model is told of none, as in all that comes
-  after training; the net sees no LR features.
-  """
-
-  @property
-  def seen_channels(self) -> int:
-    """The noise's."""
-    return 3
-
-  def condition(self, convolved: None, features: Features, given: Given) -> Array:
-    """What the net takes as u: the noise of z's size, convolved if the net has a kernel for it."""
-    own = features.own
-    shape = (*own.shape[:3], 3)
-    if given.noise is None:
-      u = jnp.zeros(shape, own.dtype)
-    else:
-      u = jax.image.resize(given.noise, shape, "cubic", antialias=False).astype(own.dtype)
-    kernel = self.conditioner.feature_kernel()
-    return u if kernel is None else conv(u, kernel)
