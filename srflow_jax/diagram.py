@@ -225,11 +225,14 @@ def _draw_box(axes: matplotlib.axes.Axes, box: Box, place: _Place) -> None:
     )
   )
   lines = len(box.lines)
-  step = 0.2
+  # Long or many lines are set smaller: letters of 8 points are about 1/17 of an inch wide.
+  step = min(0.2, _HEIGHT / (lines + 1.5))
+  longest = max([1, *map(len, box.lines)])
+  fontsize = 8 * min(1, 17 * size[0] / longest, step / 0.15)
   y = place.y - step * lines / 2
   axes.text(place.x, y, box.title, ha="center", va="center", fontsize=9.5, fontweight="bold")
   for number, line in enumerate(box.lines, 1):
-    axes.text(place.x, y + step * number, line, ha="center", va="center", fontsize=8)
+    axes.text(place.x, y + step * number, line, ha="center", va="center", fontsize=fontsize)
 
 
 def _arrow(
