@@ -81,19 +81,25 @@ def describe(model: Model) -> list[list[Box]]:
   lr = Box("image", "LR image", (f"H/{model.scale} x W/{model.scale} x 3",))
   if not isinstance(model, SRFlow):
     return [[lr, encoder, Box("latent", "super-resolution", ("H x W x 3",))]]
-  rows, channels, downscale = [[lr, encoder]], 3, 1
+  rows, (channels, downscale) = [[lr, encoder]], model.target.shape(model.scale)
   last = len(model.stage_specs) - 1
   for number, spec in enumerate(model.stage_specs):
     entering = channels
     channels *= spec.squeeze**2
     downscale *= spec.squeeze
-    size = f"H/{downscale} x W/{downscale}" if downscale > 1 else "H x W"
-    enters = Box("image", "target", (model.target.kind, "H x W x 3"))
+    size = _size(downscale)
+    enters = Box(
+      "image", "target", (model.target.kind, f"{_size(downscale // spec.squeeze)} x {entering}")
+    )
     if number > 0:
       enters = Box("image", "kept", (f"{entering} channels",))
     rows.append([enters, *_stage(spec, size, channels, number, is_last=number == last)])
     channels = spec.kept_channels(channels)
   return rows
+
+
+def _size(downscale: int) -> str:
+  return f"H/{downscale} x W/{downscale}" if downscale > 1 else "H x W"
 
 
 def _stage(spec: StageSpec, size: str, channels: int, number: int, is_last: bool) -> list[Box]:
@@ -116,7 +122,9 @@ def _stage(spec: StageSpec, size: str, channels: int, number: int, is_last: bool
 
 def _steps(role: str, name: str, times: int, layers: tuple[Part, ...]) -> Box:
   kinds = [f"{layer.kind}{_inner(layer)}" for layer in layers]
-  lines = tuple(", ".join(kinds[i : i + 2]) for i in range(0, len(kinds), 2))
+  pairs = itertools.groupby(", ".join(kinds[i : i + 2]) for i in range(0, len(kinds), 2))
+  counted = ((pair, sum(1 for _ in equal)) for pair, equal in pairs)
+  lines = tuple(pair if count == 1 else f"{count} x ({pair})" for pair, count in counted)
   return Box(role, f"{times} x {name}", lines, sees_features=role == "steps")
 
 
@@ -138,7 +146,9 @@ def _settings(part: Part) -> tuple[str, ...]:
 
 def _short(value: object) -> str:
   if isinstance(value, tuple):
-    return " ".join(map(str, value)) or "none"
+    return " ".join(map(_short, value)) or "none"
+  if isinstance(value, Part):
+    return value.kind
   return str(value)
 
 
@@ -215,11 +225,14 @@ def _draw_box(axes: matplotlib.axes.Axes, box: Box, place: _Place) -> None:
     )
   )
   lines = len(box.lines)
-  step = 0.2
+  # Long or many lines are set smaller: letters of 8 points are about 1/17 of an inch wide.
+  step = min(0.2, _HEIGHT / (lines + 1.5))
+  longest = max([1, *map(len, box.lines)])
+  fontsize = 8 * min(1, 17 * size[0] / longest, step / 0.15)
   y = place.y - step * lines / 2
   axes.text(place.x, y, box.title, ha="center", va="center", fontsize=9.5, fontweight="bold")
   for number, line in enumerate(box.lines, 1):
-    axes.text(place.x, y + step * number, line, ha="center", va="center", fontsize=8)
+    axes.text(place.x, y + step * number, line, ha="center", va="center", fontsize=fontsize)
 
 
 def _arrow(

@@ -34,6 +34,11 @@ def test_the_boxes_of_srflow_da():
   assert [box.title for box in first if box.sees_features] == ["6 x conditional step"]
 
 
+def test_a_flow_that_does_not_begin_with_an_image_says_so():
+  _, first, _, _ = rows_of("x4_null_space")
+  assert first[0].lines == ("null_space", "H/4 x W/4 x 45")
+
+
 def test_parts_that_are_not_the_published_ones_are_named():
   assert "injector (spline), coupling (spline)" in rows_of("x4_da_spline")[1][3].lines
 

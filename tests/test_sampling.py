@@ -114,7 +114,7 @@ def test_density_of_tiles_is_the_whole_image_s(whole, tiled, pair):
 
 def test_a_density_that_is_not_finite_is_a_number_all_the_same():
   inf = float("inf")
-  density = sampling.Density((inf, 1.0), (-inf,), 9, None, 1.0)
+  density = sampling.Density((inf, 1.0), (-inf,), 9, 27, None, 1.0)
   assert np.isnan(density.log_prob)
   sown = {"a": np.float32([2, 4]), "b": np.float32([inf])}
   assert programs.largest_inverse_factor({"a": sown["a"]}) == 4

@@ -284,8 +284,9 @@ def likelihood(
 
   Returns:
     Fields of `Scores`: `nll`, `-log2 p(hr / 255) / pixels`, as published in bits per pixel without
-    dequantisation; `bits_per_dim`, `-log2 p((hr + u) / 255) / (3 pixels) + log2(255)`, in bits per
-    dimension of the 8-bit image; and those of the flow's consistency.
+    dequantisation; `bits_per_dim`, `-log2 p((hr + u) / 255) / dims + log2(255)`, in bits per
+    dimension of the 8-bit image (3 a pixel, less those that the model's LR image decides exactly);
+    and those of the flow's consistency.
   """
   dequantised = np.random.default_rng(seed).random(hr.shape, np.float32)
   dequantised += hr - np.float32(0.5)
@@ -294,7 +295,7 @@ def likelihood(
   to_bits = -1 / (levels.num_pixels * math.log(2))
   return {
     "nll": levels.log_prob * to_bits,
-    "bits_per_dim": continuous.log_prob * to_bits / 3 + math.log2(255),
+    "bits_per_dim": -continuous.log_prob / (continuous.num_dims * math.log(2)) + math.log2(255),
     "nll_log_dets": tuple(nats * to_bits for nats in levels.log_dets),
     "nll_latents": tuple(nats * to_bits for nats in levels.latent_log_probs),
     "round_trip_error": 255 * levels.round_trip,

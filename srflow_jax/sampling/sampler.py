@@ -7,6 +7,7 @@ not see beyond the overlap. `Tiling.signed_tiles` says how the densities of tile
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -49,6 +50,7 @@ class Density:
     log_dets: Nats, of each stage of the flow.
     latent_log_probs: Nats, of each latent.
     num_pixels: Pixels that it is of: more than the image's where the model pads it.
+    num_dims: Dimensions that it is a density in: 3 a pixel, less what LR decides exactly.
     round_trip: The largest difference of the image from what its latents decode to, 1 is white;
       None if they were not decoded.
     largest_inverse_factor: What the inverse multiplies errors by at most in one layer; NaN if the
@@ -58,6 +60,7 @@ class Density:
   log_dets: tuple[float, ...]
   latent_log_probs: tuple[float, ...]
   num_pixels: int
+  num_dims: int
   round_trip: float | None
   largest_inverse_factor: float
 
@@ -245,12 +248,14 @@ class Sampler:
           back = self.programs.run(self.variables, "decode", tile.size, context, parts.latents)
           window = _scaled(tile.window, self.model.scale)
           errors.append(np.abs(np.asarray(back) - image[:, *window]).max())
+    num_dims = sum(math.prod(shape) for shape in self.latent_shapes(prepared))
     sums = [np.sum(own, axis=0).tolist() for own in nats]
     return [
       Density(
         tuple(own[:count]),
         tuple(own[count:]),
         image[0, ..., 0].size,
+        num_dims,
         float(np.max(errors)) if round_trip and image is padded[0] else None,
         float(np.max(scale)),
       )
