@@ -35,6 +35,9 @@ _TEMPERATURE = flags.DEFINE_float(
 _SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
 _OUT = flags.DEFINE_string("out", "enlarged", "The folder to write to.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
+_CONSISTENT = flags.DEFINE_bool(
+  "consistent", False, "Change samples so that bicubic reduces them to the photograph."
+)
 _MAX_MEMORY_GB = flags.DEFINE_float(
   "max_memory_gb",
   0.0,
@@ -58,6 +61,7 @@ def main(argv: list[str]) -> None:
     scale=_SCALE.value,
     max_memory_gb=_MAX_MEMORY_GB.value,
     overwrite=_OVERWRITE.value,
+    consistent=_CONSISTENT.value,
   )
   source = _MODEL.value if _WORKDIR.value is None else _WORKDIR.value
   outcome = enlarge_photographs(argv[1:], source, _OUT.value, settings)

@@ -170,6 +170,20 @@ def test_grey_and_transparent_ones_keep_their_kind(dtype, tmp_path):
   np.testing.assert_allclose(found.pixels[..., 0], of_rgb.mean(-1), atol=1.01)
 
 
+@pytest.mark.parametrize("dtype, channels", [(np.uint8, 3), (np.uint16, 1)])
+def test_consistent_samples_are_reduced_to_the_photograph(dtype, channels, tmp_path):
+  pixels = colours(dtype, channels) // 2 + np.iinfo(dtype).max // 4  # away from black and white
+  write_photograph(tmp_path / "a.png", Photograph(pixels))
+  errors = {}
+  for consistent in (False, True):
+    enlarge(tmp_path / "a.png", tmp_path, consistent=consistent, overwrite=True)
+    sample = read_photograph(tmp_path / "out" / "a_01.png")
+    assert sample.pixels.dtype == dtype and sample.is_grey == (channels == 1)
+    reduced = bicubic_resize(sample.pixels.astype(np.float64), 1 / SCALE)
+    errors[consistent] = np.abs(reduced - pixels).max() * 255 / np.iinfo(dtype).max
+  assert errors[True] < 0.75 and errors[False] > 2
+
+
 def test_orientation_and_profile(tmp_path):
   profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
   exif = Image.Exif()

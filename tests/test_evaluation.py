@@ -85,6 +85,21 @@ def test_several_temperatures_and_runs_in_one_table(workdir, hr_dir):
   assert images.image_size(workdir / "evaluation" / "sheets" / "two.png")[1] > 6 * sheets.PANEL
 
 
+def test_consistent_samples_are_a_row_beside_the_plain_ones(workdir, hr_dir):
+  settings = evaluation.Settings(num_samples=2, consistent=True)
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "", [0.0, 0.5])
+  output = workdir / "evaluation"
+  systems = json.loads((output / "summary.json").read_text())["systems"]
+  names = ["work t=0", "work t=0 consistent", "work t=0.5", "work t=0.5 consistent"]
+  assert list(systems) == ["bicubic", *names]
+  averages = {name: system["averages"] for name, system in systems.items()}
+  assert float(averages["work t=0.5 consistent"]["lr_psnr_worst"]) > 60
+  assert averages["work t=0.5"]["lr_psnr"] < 50 and averages["work t=0.5"]["nll"] is not None
+  assert averages["work t=0.5 consistent"]["nll"] is None  # the model's density is of its samples
+  assert images.image_size(output / "samples" / "work t=0.5 consistent" / "two_01.png") == (64, 40)
+  assert not (output / "samples" / "work t=0 consistent" / "two_01.png").exists()
+
+
 def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):
   summaries = []
   for mode in metrics.UINT8_MODES:
@@ -109,12 +124,12 @@ def test_a_killed_evaluation_goes_on_where_it_was(workdir, hr_dir, monkeypatch):
     def draw(system, lr, hr, *arguments):
       if len(calls) == kill_at:
         raise KeyboardInterrupt
-      drawn = evaluation.evaluate_temperatures(system, lr, hr, *arguments)
+      drawn = evaluation.evaluate_recipes(system, lr, hr, *arguments)
       for samples_and_scores in drawn:
         calls.append((hr.shape, system.name))
         yield samples_and_scores
 
-    monkeypatch.setattr(execution, "evaluate_temperatures", draw)
+    monkeypatch.setattr(execution, "evaluate_recipes", draw)
     chosen = dataclasses.replace(settings, **changes)
     run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", chosen, f"killed: {kill_at}")
     return calls

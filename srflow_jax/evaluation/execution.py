@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, luma, marks, metrics, plots, report, sheets
 from srflow_jax.evaluation.evaluator import (
   Settings,
-  evaluate_temperatures,
+  evaluate_recipes,
   num_samples,
   request_of,
 )
@@ -25,6 +25,7 @@ from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.progress import Progress, fingerprint
+from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.images import read_written_png, write_png
 from srflow_jax.sampling.programs import out_of_memory_named
@@ -32,14 +33,14 @@ from srflow_jax.sampling.programs import out_of_memory_named
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A row of the table: a system at a temperature, under a name of its own.
+  """A row of the table: what a recipe makes of a system's samples, under a name of its own.
 
-  Entries of one system stand together, so that they share what does not depend on temperature.
+  Entries of one system stand together, and of these the ones that share samples.
   """
 
   name: str
   system: System
-  temperature: float
+  recipe: Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def evaluate_entries(
     else:
       folder.begin(output, files)
     with tqdm(
-      total=sum(_num_pixels(image, entry, settings) for image in images for entry in entries),
+      total=sum(_num_pixels(image, entries, settings) for image in images),
       unit="pixel",
       unit_scale=True,
       desc="evaluating",
@@ -144,7 +145,7 @@ def _files(
 
 
 def _sample_paths(image: EvalImage, entry: Entry, settings: Settings) -> list[pathlib.Path]:
-  count = num_samples(entry.system, settings, entry.temperature)
+  count = num_samples(entry.system, settings, entry.recipe.temperature)
   return [
     pathlib.Path("samples", entry.name, f"{image.name}_{index:02d}.png") for index in range(count)
   ]
@@ -183,9 +184,11 @@ def _by_size(images: Sequence[EvalImage]) -> list[EvalImage]:
   return sorted(images, key=lambda image: (math.prod(image.hr_size), image.hr_size), reverse=True)
 
 
-def _num_pixels(image: EvalImage, entry: Entry, settings: Settings) -> int:
-  """Pixels that are drawn."""
-  return math.prod(image.hr_size) * num_samples(entry.system, settings, entry.temperature)
+def _num_pixels(image: EvalImage, entries: Iterable[Entry], settings: Settings) -> int:
+  """Pixels that are drawn: once for entries that share samples."""
+  drawn = {(entry.system, entry.recipe.drawn): entry for entry in entries}.values()
+  counts = (num_samples(entry.system, settings, entry.recipe.temperature) for entry in drawn)
+  return math.prod(image.hr_size) * sum(counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +211,7 @@ class _Evaluation:
     self.bar.set_postfix_str(report.printable(image.name))
     path = self.output / _sheet_path(image)
     if path.exists() and all(self.progress.get(image.name, entry.name) for entry in self.entries):
-      self.bar.update(sum(_num_pixels(image, entry, self.settings) for entry in self.entries))
+      self.bar.update(_num_pixels(image, self.entries, self.settings))
       return
     scale = self.entries[0].system.scale
     lr, hr = image.read(scale)
@@ -256,8 +259,10 @@ class _Evaluation:
       system.plan(lr.shape[:2], request)
       seconds = time.perf_counter() - begin
       self.compiled[image.hr_size] = self.compiled.get(image.hr_size, 0.0) + seconds
-    temperatures = [entry.temperature for entry in missing]
-    drawn = evaluate_temperatures(system, lr, hr, self.settings, temperatures, self.bar.update)
+    to_draw = _num_pixels(image, missing, self.settings)
+    self.bar.update(_num_pixels(image, entries, self.settings) - to_draw)
+    recipes = [entry.recipe for entry in missing]
+    drawn = evaluate_recipes(system, lr, hr, self.settings, recipes, self.bar.update)
     for entry in entries:
       if entry in missing:
         samples, scores = next(drawn)
@@ -269,7 +274,6 @@ class _Evaluation:
         self.progress.add(row)
       else:
         samples = np.stack([_read_sample(path) for path in paths[entry]])
-        self.bar.update(_num_pixels(image, entry, self.settings))
       yield entry, samples
 
 

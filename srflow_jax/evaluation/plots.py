@@ -52,11 +52,11 @@ Group = list[tuple[float | None, str, Mapping[str, float]]]
 
 
 def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, Group]:
-  """The averages by run, each in the order of temperatures; systems without one stand alone."""
+  """The averages by run, each in the order of temperatures; other systems and rows stand alone."""
   groups: dict[str, Group] = {}
   for name, system in systems.items():
     model = models.get(name)
-    group = model["workdir"] if model else name
+    group = model["workdir"] if model and not model.get("made") else name
     temperature = model["temperature"] if model else None
     groups.setdefault(group, []).append((temperature, name, system["averages"]))
   for group in groups.values():

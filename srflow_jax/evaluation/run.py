@@ -15,6 +15,7 @@ from srflow_jax.evaluation import lpips_vgg
 from srflow_jax.evaluation.evaluator import Settings
 from srflow_jax.evaluation.execution import Entry, Outcome, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
+from srflow_jax.evaluation.recipes import Recipe, recipes_of
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
 from srflow_jax.sampling.sampler import Sampler
@@ -93,20 +94,19 @@ def evaluate_workdirs(
   output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
   images = find_images(scale, hr_dir, lr_dir, leave_out=[output, *workdirs])
   levels = list(temperatures) or [settings.temperature]
-  entries, models = [Entry(Bicubic.name, Bicubic(scale), settings.temperature)], {}
+  entries, models = [Entry(Bicubic.name, Bicubic(scale), Recipe(settings.temperature))], {}
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
     system = Trained(pathlib.Path(workdir).resolve().name, sampler)
-    own = [Entry(system.name, system, levels[0])]
-    if len(levels) > 1 and system.stochastic:
-      own = [Entry(f"{system.name} t={t:g}", system, t) for t in levels]
+    own = _entries_of(system, levels, settings)
     entries += own
     digest = _digest(run.params)
     for entry in own:
       models[entry.name] = {
         "workdir": os.fspath(workdir),
         "step": int(run.step),
-        "temperature": entry.temperature,
+        "temperature": entry.recipe.temperature,
+        "made": entry.recipe.label,
         "params": {part: count_parameters(tree) for part, tree in run.params.items()},
         "sha256": digest,
       }
@@ -126,6 +126,7 @@ def evaluate_workdirs(
     "temperatures": levels,
     "seed": settings.seed,
     "lpips_vgg": settings.lpips_vgg,
+    "consistent": settings.consistent,
     "ema": weights.ema,
     "max_memory_gb": memory.max_memory_gb,
     "tile_overlap": memory.tile_overlap,
@@ -135,6 +136,18 @@ def evaluate_workdirs(
     "configs": {os.fspath(workdir): run.config.to_dict() for workdir, run in runs.items()},
   }
   return evaluate_entries(entries, images, output, settings, about)
+
+
+def _entries_of(system: Trained, temperatures: list[float], settings: Settings) -> list[Entry]:
+  """The rows of a trained model."""
+  if not system.stochastic:
+    temperatures = temperatures[:1]
+  entries = []
+  for recipe in recipes_of(temperatures, settings.consistent):
+    temperature = f"t={recipe.temperature:g}" if len(temperatures) > 1 else ""
+    name = " ".join(filter(None, (system.name, temperature, recipe.label)))
+    entries.append(Entry(name, system, recipe))
+  return entries
 
 
 def _digest(params: Any) -> str:

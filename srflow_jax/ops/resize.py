@@ -44,7 +44,12 @@ def resize_weights(in_size: int, factor: float) -> np.ndarray:
   Returns:
     float64 `[ceil(factor * in_size), in_size]`; each row sums to one.
   """
-  return _sparse_weights(in_size, factor, np.float64).toarray()
+  return resize_matrix(in_size, factor).toarray()
+
+
+def resize_matrix(in_size: int, factor: float) -> scipy.sparse.csr_array:
+  """As `resize_weights`, as a sparse matrix; it is shared, so it must not be changed."""
+  return _sparse_weights(in_size, factor, np.float64)
 
 
 def output_size(size: int, factor: float) -> int:
