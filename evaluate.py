@@ -6,6 +6,7 @@ python evaluate.py --workdir=W --hr_dir=HR --lr_dir=LR    # paired by name
 python evaluate.py --workdir=W --lr_dir=LR        # samples alone, of any size
 python evaluate.py --workdir=V --workdir=W --temperatures=0,0.8,0.9    # in one table
 python evaluate.py --workdir=W --checkpoint=best --noema
+python evaluate.py --workdir=W --estimates        # also the mean and the medoid of the samples
 python evaluate.py --workdir=W --consistent       # also samples that agree with the LR image
 
 Killed, it goes on where it was if the same command is given again. The exit status is 3 if samples
@@ -44,6 +45,9 @@ _UINT8 = flags.DEFINE_string(
 _LPIPS_VGG = flags.DEFINE_bool(
   "lpips_vgg", False, "LPIPS with VGG16 too, by the package lpips-j, which fetches its weights."
 )
+_ESTIMATES = flags.DEFINE_bool(
+  "estimates", False, "More rows: one image of all samples, their mean and their medoid by LPIPS."
+)
 _CONSISTENT = flags.DEFINE_bool(
   "consistent", False, "More rows: samples changed so that bicubic reduces them to the LR image."
 )
@@ -78,6 +82,7 @@ def main(argv: list[str]) -> None:
     uint8_mode=_UINT8.value,
     lpips_vgg=_LPIPS_VGG.value,
     consistent=_CONSISTENT.value,
+    estimates=_ESTIMATES.value,
   )
   command = shlex.join(["python", *sys.argv])
   outcome = evaluate_workdirs(

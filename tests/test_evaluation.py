@@ -17,6 +17,7 @@ from fakes import SCALE, FakeModel, fake_params
 from srflow_jax import evaluation, images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, metrics, run, sheets
+from srflow_jax.evaluation.lpips import lpips_maps
 
 
 @pytest.fixture
@@ -98,6 +99,36 @@ def test_consistent_samples_are_a_row_beside_the_plain_ones(workdir, hr_dir):
   assert averages["work t=0.5 consistent"]["nll"] is None  # the model's density is of its samples
   assert images.image_size(output / "samples" / "work t=0.5 consistent" / "two_01.png") == (64, 40)
   assert not (output / "samples" / "work t=0 consistent" / "two_01.png").exists()
+
+
+def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):
+  settings = evaluation.Settings(num_samples=4, estimates=True)
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "", [0.0, 0.9])
+  output = workdir / "evaluation"
+  systems = json.loads((output / "summary.json").read_text())["systems"]
+  rows = ["work t=0.9", "work t=0.9 mean of 4", "work t=0.9 medoid of 4"]
+  assert list(systems) == ["bicubic", "work t=0", *rows]
+  psnr = {name: system["averages"]["psnr"] for name, system in systems.items()}
+  assert psnr["work t=0.9 mean of 4"] > systems["work t=0.9"]["averages"]["psnr_best"]
+  folder = output / "samples"
+  for image in ("two", "three", "b/one"):
+    samples = [images.read_image(folder / rows[0] / f"{image}_{i:02d}.png") for i in range(4)]
+    mean, medoid = (images.read_image(folder / row / f"{image}_00.png") for row in rows[1:])
+    np.testing.assert_array_equal(mean, np.rint(np.mean(samples, 0)))
+    sums = [sum(lpips.mean() for lpips in lpips_maps(np.stack(samples), x)) for x in samples]
+    np.testing.assert_array_equal(medoid, samples[int(np.argmin(sums))])
+    of_medoid = systems[rows[2]]["images"][image]
+    assert of_medoid["psnr"] in systems[rows[0]]["images"][image]["per_sample"]["psnr"]
+    assert of_medoid["diversity"] == 0 and of_medoid["nll"] is None
+  assert not (folder / rows[1] / "two_01.png").exists()
+
+
+@pytest.mark.parametrize("count, lr_side, message", [(2, 8, "estimates need 3"), (3, 7, "28x28")])
+def test_estimates_that_cannot_be_made(count, lr_side, message, workdir, tmp_path):
+  images.write_png(tmp_path / "lr" / "a.png", np.zeros((lr_side, lr_side, 3), np.uint8))
+  settings = evaluation.Settings(num_samples=count, estimates=True)
+  with pytest.raises(InputError, match=message):
+    run.evaluate_workdirs([str(workdir)], "", str(tmp_path / "lr"), "", settings, "")
 
 
 def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):

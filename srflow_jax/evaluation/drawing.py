@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from srflow_jax.evaluation import metrics
+from srflow_jax.evaluation.estimates import mean_image, medoid_index
 from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.ops.consistency import make_consistent
@@ -43,8 +44,8 @@ class Made:
 
   Attributes:
     levels: By kind of 8 bits, uint8 `[N, H, W, 3]`.
-    seconds: What each took on average, beside the context.
-    marks: The counts of `Drawn`, as fields of `Scores`.
+    seconds: What each took on average, beside the context; for an estimate that of all samples.
+    marks: The counts of `Drawn`, as fields of `Scores`; none for an estimate.
   """
 
   levels: dict[str, np.ndarray]
@@ -99,13 +100,14 @@ def draw(
   return Drawn(levels, floats, tuple(not_finite), tuple(outside), seconds)
 
 
-def make(recipe: Recipe, drawn: Drawn, lr: np.ndarray) -> Made:
+def make(recipe: Recipe, drawn: Drawn, lr: np.ndarray, mode: str) -> Made:
   """Makes the images of a recipe.
 
   Args:
     recipe: The recipe.
     drawn: The samples, drawn for it among others.
     lr: The LR image, uint8 `[h, w, 3]`.
+    mode: The kind of 8 bits by which a medoid is chosen.
 
   Returns:
     The images. They share memory with `drawn` where they are its samples.
@@ -116,6 +118,11 @@ def make(recipe: Recipe, drawn: Drawn, lr: np.ndarray) -> Made:
     assert drawn.floats is not None  # they were drawn for this recipe
     levels = _consistent(drawn.floats, lr, list(levels))
   seconds = drawn.seconds.samples + time.perf_counter() - begin
+  if recipe.estimate == "mean":
+    return Made({kind: mean_image(samples)[None] for kind, samples in levels.items()}, seconds, {})
+  if recipe.estimate == "medoid":
+    index = medoid_index(levels[mode])
+    return Made({kind: samples[index][None] for kind, samples in levels.items()}, seconds, {})
   marks = {"not_finite": drawn.not_finite, "outside": drawn.outside}
   return Made(levels, seconds / count, marks)
 

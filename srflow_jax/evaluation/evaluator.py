@@ -11,7 +11,7 @@ import numpy as np
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import lpips, lpips_vgg, luma, metrics
 from srflow_jax.evaluation.drawing import draw, make
-from srflow_jax.evaluation.recipes import Recipe
+from srflow_jax.evaluation.recipes import MIN_SAMPLES, Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Density, Seconds
@@ -34,6 +34,7 @@ class Settings:
     uint8_mode: `round`, or `truncate` as the published scripts do.
     lpips_vgg: Measures LPIPS with VGG16 too, by `lpips-j`.
     consistent: Whether there are recipes whose samples are made consistent with LR.
+    estimates: Whether there are recipes for the mean and the medoid of the samples.
   """
 
   num_samples: int = 10
@@ -42,6 +43,7 @@ class Settings:
   uint8_mode: str = "round"
   lpips_vgg: bool = False
   consistent: bool = False
+  estimates: bool = False
 
   def protocol(self) -> dict[str, str | int]:
     """The protocol that the numbers follow: its name, its version and the kind of 8 bits."""
@@ -64,6 +66,11 @@ class Settings:
     """Raises `InputError` for settings that cannot be meant."""
     if self.num_samples < 1:
       raise InputError(f"num_samples is {self.num_samples}: it must be at least 1")
+    if self.estimates and self.num_samples < MIN_SAMPLES:
+      raise InputError(
+        f"num_samples is {self.num_samples}: estimates need {MIN_SAMPLES}, of fewer none is in the "
+        "middle"
+      )
     if not 0 <= self.temperature < math.inf:
       raise InputError(f"temperature is {self.temperature}: it must be 0 or more, and finite")
     if not 0 <= self.seed < 2**32:
@@ -198,7 +205,7 @@ def evaluate_recipes(
     modes = _modes(settings, hr is not None)
     drawn = draw(system, prepared, size, own, settings.seed, count, modes, on_pixels)
     for recipe in own:
-      made = make(recipe, drawn, lr)
+      made = make(recipe, drawn, lr, settings.uint8_mode)
       seconds = shared.context + drawn.seconds.context, made.seconds
       chosen = made.levels[settings.uint8_mode]
       if hr is None:

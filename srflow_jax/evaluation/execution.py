@@ -23,6 +23,7 @@ from srflow_jax.evaluation.evaluator import (
 )
 from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.latex import latex_table
+from srflow_jax.evaluation.lpips import MIN_SIZE
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.progress import Progress, fingerprint
 from srflow_jax.evaluation.recipes import Recipe
@@ -145,7 +146,7 @@ def _files(
 
 
 def _sample_paths(image: EvalImage, entry: Entry, settings: Settings) -> list[pathlib.Path]:
-  count = num_samples(entry.system, settings, entry.recipe.temperature)
+  count = entry.recipe.num_images(num_samples(entry.system, settings, entry.recipe.temperature))
   return [
     pathlib.Path("samples", entry.name, f"{image.name}_{index:02d}.png") for index in range(count)
   ]
@@ -169,6 +170,13 @@ def check_memory(
   Raises:
     InputError: It names the image.
   """
+  if settings.estimates:
+    for image in images:
+      if min(image.hr_size) < MIN_SIZE:
+        raise InputError(
+          f"{image.hr_path or image.lr_path}: enlarged to {image.hr_size[1]}x{image.hr_size[0]} "
+          f"pixels: to choose a medoid, LPIPS needs {MIN_SIZE} a side"
+        )
   for system in dict.fromkeys(systems):
     checks = (system.plan, *[system.check] * len(images))
     for check, image in zip(checks, _by_size(images), strict=False):

@@ -1,6 +1,12 @@
 """What is made of a system's samples of an image: each recipe is a row of an evaluation's table."""
 
 import dataclasses
+from typing import Literal
+
+Estimate = Literal["mean", "medoid"]
+
+ESTIMATES: tuple[Estimate, ...] = ("mean", "medoid")
+MIN_SAMPLES = 3  # of two, both are medoids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,10 +16,12 @@ class Recipe:
   Attributes:
     temperature: Standard deviation of the latents.
     consistent: Makes the samples consistent with the LR image (`ops.consistency`).
+    estimate: Makes one image of all samples (`estimates.py`); None for the samples themselves.
   """
 
   temperature: float
   consistent: bool = False
+  estimate: Estimate | None = None
 
   @property
   def drawn(self) -> float:
@@ -25,16 +33,30 @@ class Recipe:
     """Whether the images are the samples as the system draws them."""
     return self == Recipe(self.temperature)
 
-  @property
-  def label(self) -> str:
+  def num_images(self, num_samples: int) -> int:
+    """How many images are made of so many samples."""
+    return 1 if self.estimate else num_samples
+
+  def label(self, num_samples: int) -> str:
     """What follows the system's name in tables; empty for plain samples."""
-    return "consistent" if self.consistent else ""
+    words = ["consistent"] if self.consistent else []
+    if self.estimate:
+      words.append(f"{self.estimate} of {num_samples}")
+    return " ".join(words)
 
 
-def recipes_of(temperatures: list[float], consistent: bool) -> list[Recipe]:
-  """The recipes of a system, those that share samples side by side."""
-  return [
-    Recipe(temperature, is_consistent)
-    for temperature in temperatures
-    for is_consistent in ([False, True] if consistent else [False])
-  ]
+def recipes_of(temperature: float, estimates: bool, consistent: bool) -> list[Recipe]:
+  """The recipes of a temperature, in the table's order.
+
+  Args:
+    temperature: Standard deviation of the latents.
+    estimates: Whether there are estimates; at temperature 0 there is one sample, and so there are
+      none.
+    consistent: Whether there are consistent samples.
+  """
+  recipes = [Recipe(temperature)]
+  if estimates and temperature:
+    recipes += [Recipe(temperature, estimate=estimate) for estimate in ESTIMATES]
+  if consistent:
+    recipes.append(Recipe(temperature, consistent=True))
+  return recipes

@@ -106,7 +106,7 @@ def evaluate_workdirs(
         "workdir": os.fspath(workdir),
         "step": int(run.step),
         "temperature": entry.recipe.temperature,
-        "made": entry.recipe.label,
+        "made": entry.recipe.label(settings.num_samples),
         "params": {part: count_parameters(tree) for part, tree in run.params.items()},
         "sha256": digest,
       }
@@ -127,6 +127,7 @@ def evaluate_workdirs(
     "seed": settings.seed,
     "lpips_vgg": settings.lpips_vgg,
     "consistent": settings.consistent,
+    "estimates": settings.estimates,
     "ema": weights.ema,
     "max_memory_gb": memory.max_memory_gb,
     "tile_overlap": memory.tile_overlap,
@@ -143,10 +144,16 @@ def _entries_of(system: Trained, temperatures: list[float], settings: Settings) 
   if not system.stochastic:
     temperatures = temperatures[:1]
   entries = []
-  for recipe in recipes_of(temperatures, settings.consistent):
+  for recipe in [
+    recipe
+    for temperature in temperatures
+    for recipe in recipes_of(
+      temperature, settings.estimates and system.stochastic, settings.consistent
+    )
+  ]:
     temperature = f"t={recipe.temperature:g}" if len(temperatures) > 1 else ""
-    name = " ".join(filter(None, (system.name, temperature, recipe.label)))
-    entries.append(Entry(name, system, recipe))
+    words = system.name, temperature, recipe.label(settings.num_samples)
+    entries.append(Entry(" ".join(filter(None, words)), system, recipe))
   return entries
 
 
