@@ -7,6 +7,7 @@ python evaluate.py --workdir=W --lr_dir=LR        # samples alone, of any size
 python evaluate.py --workdir=V --workdir=W --temperatures=0,0.8,0.9    # in one table
 python evaluate.py --workdir=W --checkpoint=best --noema
 python evaluate.py --workdir=W --estimates        # also the mean and the medoid of the samples
+python evaluate.py --workdir=W --denoise          # also samples without the training's noise
 python evaluate.py --workdir=W --consistent       # also samples that agree with the LR image
 
 Killed, it goes on where it was if the same command is given again. The exit status is 3 if samples
@@ -48,6 +49,11 @@ _LPIPS_VGG = flags.DEFINE_bool(
 _ESTIMATES = flags.DEFINE_bool(
   "estimates", False, "More rows: one image of all samples, their mean and their medoid by LPIPS."
 )
+_DENOISE = cli.define_multiples(
+  "denoise",
+  "More rows: samples without the training's noise, by the flow's own score; or without so many "
+  "times its variance.",
+)
 _CONSISTENT = flags.DEFINE_bool(
   "consistent", False, "More rows: samples changed so that bicubic reduces them to the LR image."
 )
@@ -83,6 +89,7 @@ def main(argv: list[str]) -> None:
     lpips_vgg=_LPIPS_VGG.value,
     consistent=_CONSISTENT.value,
     estimates=_ESTIMATES.value,
+    denoise=_DENOISE.value,
   )
   command = shlex.join(["python", *sys.argv])
   outcome = evaluate_workdirs(

@@ -65,6 +65,28 @@ def define_paths(
   return flags.DEFINE(PathsParser(), name, [], help_text, flag_values, flags.CsvListSerializer(","))
 
 
+class _MultiplesParser(flags.ArgumentParser):
+  """The value of `define_multiples`' flag."""
+
+  syntactic_help = "alone for 1, or numbers separated by commas"
+
+  def parse(self, argument: str | tuple[float, ...]) -> tuple[float, ...]:
+    """The numbers."""
+    if not isinstance(argument, str):
+      return argument
+    if argument in ("true", "false"):  # absl's words for a flag without a value, and for its `no`
+      return (1.0,) if argument == "true" else ()
+    return tuple(float(text) for text in argument.split(","))
+
+
+def define_multiples(
+  name: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[tuple[float, ...]]:
+  """A flag that is given alone, for the number 1, or with several: `--NAME` or `--NAME=0.5,1`."""
+  flag = flags.Flag(_MultiplesParser(), None, name, (), help_text, boolean=True)
+  return flags.DEFINE_flag(flag, flag_values)
+
+
 def _config_path(argv: list[str]) -> str | None:
   """The file that `--config` names, or None."""
   for flag, following in zip(argv, [*argv[1:], ""], strict=True):

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fakes import SCALE, FakeModel, fake_params
+from fakes import SCALE, SIGMA, FakeModel, fake_params
 from srflow_jax import evaluation, images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, metrics, run, sheets
 from srflow_jax.evaluation.lpips import lpips_maps
+from srflow_jax.model.noises import GaussianNoise, Noise
 
 
 @pytest.fixture
@@ -99,6 +100,29 @@ def test_consistent_samples_are_a_row_beside_the_plain_ones(workdir, hr_dir):
   assert averages["work t=0.5 consistent"]["nll"] is None  # the model's density is of its samples
   assert images.image_size(output / "samples" / "work t=0.5 consistent" / "two_01.png") == (64, 40)
   assert not (output / "samples" / "work t=0 consistent" / "two_01.png").exists()
+
+
+def test_denoised_samples_are_rows(workdir, hr_dir, monkeypatch):
+  """A flow of noise alone, about the enlarged LR image: without it, all samples are that image."""
+  loaded = run.load_model(str(workdir), None, True)
+  data = types.SimpleNamespace(noise=GaussianNoise(255 * SIGMA))
+  loaded.config = types.SimpleNamespace(model=loaded.config.model, data=data, to_dict=dict)
+  settings = evaluation.Settings(num_samples=2, denoise=(0.5, 1.0), consistent=True)
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
+  summary = json.loads((workdir / "evaluation" / "summary.json").read_text())
+  names = ["work", "work denoised x0.5", "work denoised"]
+  assert list(summary["systems"]) == [
+    "bicubic",
+    *(row for name in names for row in (name, f"{name} consistent")),
+  ]
+  averages = [summary["systems"][name]["averages"] for name in names]
+  assert averages[0]["psnr"] + 2 < averages[1]["psnr"] < averages[2]["psnr"] - 0.5
+  assert averages[2]["diversity"] == 0 < averages[1]["diversity"] and summary["denoise"] == [0.5, 1]
+  for noise, message in [(GaussianNoise(0.0), "training added none"), (Noise(), "not always")]:
+    monkeypatch.setattr(Noise, "kind", "any", raising=False)
+    data.noise = noise
+    with pytest.raises(InputError, match=message):
+      run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
 
 
 def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):

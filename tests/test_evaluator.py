@@ -181,6 +181,9 @@ def test_values_that_exploded_are_counted(hr_dir, flow):
     ({"temperature": math.nan}, "temperature is nan"),
     ({"seed": -1}, "seed is -1"),
     ({"uint8_mode": "floor"}, "uint8 is 'floor'"),
+    ({"denoise": (1.0, 0.0)}, "denoise is .*above 0"),
+    ({"denoise": (1.0, 1.0)}, "denoise is .*twice"),
+    ({"estimates": True, "num_samples": 2}, "estimates need 3"),
   ],
 )
 def test_settings_that_cannot_be_meant(wrong, message):

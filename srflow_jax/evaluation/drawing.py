@@ -83,7 +83,7 @@ def draw(
   keeps = any(recipe.consistent for recipe in recipes)
   floats = np.empty(shape, np.float32) if keeps else None
   not_finite, outside = [0] * count, [0] * count
-  windows = system.draw(prepared, seed, count, recipes[0].temperature, seconds)
+  windows = system.draw(prepared, seed, count, recipes[0], seconds)
   for index, (rows, columns), pixels in windows:
     if pixels.dtype != np.uint8:
       finite = np.isfinite(pixels)

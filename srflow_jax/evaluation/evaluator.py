@@ -35,6 +35,7 @@ class Settings:
     lpips_vgg: Measures LPIPS with VGG16 too, by `lpips-j`.
     consistent: Whether there are recipes whose samples are made consistent with LR.
     estimates: Whether there are recipes for the mean and the medoid of the samples.
+    denoise: For which multiples of the training noise's variance there are recipes that remove it.
   """
 
   num_samples: int = 10
@@ -44,6 +45,7 @@ class Settings:
   lpips_vgg: bool = False
   consistent: bool = False
   estimates: bool = False
+  denoise: tuple[float, ...] = ()
 
   def protocol(self) -> dict[str, str | int]:
     """The protocol that the numbers follow: its name, its version and the kind of 8 bits."""
@@ -73,6 +75,10 @@ class Settings:
       )
     if not 0 <= self.temperature < math.inf:
       raise InputError(f"temperature is {self.temperature}: it must be 0 or more, and finite")
+    if not all(0 < multiple < math.inf for multiple in self.denoise):
+      raise InputError(f"denoise is {self.denoise}: multiples must be above 0, and finite")
+    if len(set(self.denoise)) < len(self.denoise):
+      raise InputError(f"denoise is {self.denoise}: one is there twice")
     if not 0 <= self.seed < 2**32:
       raise InputError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
     if self.uint8_mode not in metrics.UINT8_MODES:
@@ -151,7 +157,10 @@ def request_of(
   if measured:
     reserved += _LPIPS_SCRATCH * min(pixels, lpips.STRIP_PIXELS)
     reserved += lpips_vgg.SCRATCH * pixels if settings.lpips_vgg else 0
-  methods = ("draw", "density", "decode") if measured and system.stochastic else ("draw",)
+  methods = ("draw",)
+  if system.stochastic:
+    methods += ("denoised",) if settings.denoise else ()
+    methods += ("density", "decode") if measured else ()
   return Request(methods, count, reserved)
 
 

@@ -1,6 +1,7 @@
 """What is made of a system's samples of an image: each recipe is a row of an evaluation's table."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 Estimate = Literal["mean", "medoid"]
@@ -15,18 +16,20 @@ class Recipe:
 
   Attributes:
     temperature: Standard deviation of the latents.
+    denoise: Removes noise of so many times the training noise's variance (`sampling.denoising`).
     consistent: Makes the samples consistent with the LR image (`ops.consistency`).
     estimate: Makes one image of all samples (`estimates.py`); None for the samples themselves.
   """
 
   temperature: float
+  denoise: float = 0.0
   consistent: bool = False
   estimate: Estimate | None = None
 
   @property
-  def drawn(self) -> float:
+  def drawn(self) -> tuple[float, float]:
     """What decides the samples themselves: recipes that agree in it share them."""
-    return self.temperature
+    return self.temperature, self.denoise
 
   @property
   def plain(self) -> bool:
@@ -39,24 +42,35 @@ class Recipe:
 
   def label(self, num_samples: int) -> str:
     """What follows the system's name in tables; empty for plain samples."""
-    words = ["consistent"] if self.consistent else []
+    words = []
+    if self.denoise:
+      words.append("denoised" if self.denoise == 1 else f"denoised x{self.denoise:g}")
+    if self.consistent:
+      words.append("consistent")
     if self.estimate:
       words.append(f"{self.estimate} of {num_samples}")
     return " ".join(words)
 
 
-def recipes_of(temperature: float, estimates: bool, consistent: bool) -> list[Recipe]:
+def recipes_of(
+  temperature: float, estimates: bool, denoise: Sequence[float], consistent: bool
+) -> list[Recipe]:
   """The recipes of a temperature, in the table's order.
 
   Args:
     temperature: Standard deviation of the latents.
     estimates: Whether there are estimates; at temperature 0 there is one sample, and so there are
       none.
-    consistent: Whether there are consistent samples.
+    denoise: For which multiples of the training noise's variance samples are denoised.
+    consistent: Whether all these samples are made consistent as well.
   """
   recipes = [Recipe(temperature)]
   if estimates and temperature:
     recipes += [Recipe(temperature, estimate=estimate) for estimate in ESTIMATES]
   if consistent:
     recipes.append(Recipe(temperature, consistent=True))
+  for multiple in denoise:
+    recipes.append(Recipe(temperature, multiple))
+    if consistent:
+      recipes.append(Recipe(temperature, multiple, consistent=True))
   return recipes

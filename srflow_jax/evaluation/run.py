@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from srflow_jax.checkpoints import Run
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import lpips_vgg
 from srflow_jax.evaluation.evaluator import Settings
@@ -97,7 +98,8 @@ def evaluate_workdirs(
   entries, models = [Entry(Bicubic.name, Bicubic(scale), Recipe(settings.temperature))], {}
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
-    system = Trained(pathlib.Path(workdir).resolve().name, sampler)
+    noise_variance = _noise_variance(workdir, run) if settings.denoise else None
+    system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
     own = _entries_of(system, levels, settings)
     entries += own
     digest = _digest(run.params)
@@ -128,6 +130,7 @@ def evaluate_workdirs(
     "lpips_vgg": settings.lpips_vgg,
     "consistent": settings.consistent,
     "estimates": settings.estimates,
+    "denoise": settings.denoise,
     "ema": weights.ema,
     "max_memory_gb": memory.max_memory_gb,
     "tile_overlap": memory.tile_overlap,
@@ -139,6 +142,15 @@ def evaluate_workdirs(
   return evaluate_entries(entries, images, output, settings, about)
 
 
+def _noise_variance(workdir: str, run: Run) -> float:
+  """The variance of the noise in a run's training, for values in [0, 1]."""
+  noise = run.config.data.noise
+  if not noise.variance:
+    why = "training added none" if noise.variance == 0 else "its size was not always the same"
+    raise InputError(f"{workdir}: there is no noise of {noise.kind} kind to remove: {why}")
+  return noise.variance
+
+
 def _entries_of(system: Trained, temperatures: list[float], settings: Settings) -> list[Entry]:
   """The rows of a trained model."""
   if not system.stochastic:
@@ -148,7 +160,10 @@ def _entries_of(system: Trained, temperatures: list[float], settings: Settings) 
     recipe
     for temperature in temperatures
     for recipe in recipes_of(
-      temperature, settings.estimates and system.stochastic, settings.consistent
+      temperature,
+      settings.estimates and system.stochastic,
+      settings.denoise if system.stochastic else (),
+      settings.consistent,
     )
   ]:
     temperature = f"t={recipe.temperature:g}" if len(temperatures) > 1 else ""

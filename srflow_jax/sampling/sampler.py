@@ -122,6 +122,7 @@ class Sampler:
     samples: range,
     temperature: float,
     seconds: Seconds | None = None,
+    noise_variance: float = 0.0,
   ) -> Iterator[tuple[int, Window, np.ndarray]]:
     """Draws samples, tile after tile.
 
@@ -130,11 +131,13 @@ class Sampler:
     lets through.
 
     Args:
-      prepared: Of `prepare`, for "draw".
+      prepared: Of `prepare`, for "draw", or "denoised" where noise is removed.
       seed: Of the noise.
       samples: Which samples, one after the other.
       temperature: Standard deviation of the latents.
       seconds: Gets what it took.
+      noise_variance: Of noise that is removed from the samples (`denoising.py`), for values in
+        [0, 1]; 0 for none.
 
     Yields:
       Position in `samples`, rows and columns of the HR image, and those pixels, float32
@@ -144,17 +147,19 @@ class Sampler:
     key = jax.random.key(seed, impl="threefry2x32")
     plan = prepared.plan
     together = samples_of_program(plan.batch)
-    self.programs.compile("draw", plan.tiling.size, together)
+    method = "denoised" if noise_variance else "draw"
+    noise = (np.float32(noise_variance),) if noise_variance else ()
+    self.programs.compile(method, plan.tiling.size, together)
     with futures.ThreadPoolExecutor(plan.batch // together) as threads:
       for tile, context in self._with_context(prepared, plan.tiling.tiles, seconds):
         target, source = self._kept(prepared, tile)
         origin = np.int32(tile.rows.start), np.int32(tile.columns.start)
 
         def draw(first: int, context: Any = context, origin: tuple = origin) -> np.ndarray:
-          arguments = key, context, np.float32(temperature), np.int32(first), origin
+          arguments = *noise, key, context, np.float32(temperature), np.int32(first), origin
           run = self.programs.run
           return np.asarray(
-            run(self.variables, "draw", plan.tiling.size, *arguments, batch=together)
+            run(self.variables, method, plan.tiling.size, *arguments, batch=together)
           )
 
         for position in range(0, len(samples), plan.batch):
