@@ -13,11 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fakes import SCALE, SIGMA, FakeModel, fake_params
+from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
+from models import bound, random_params, small_model
 from srflow_jax import evaluation, images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, metrics, run, sheets
 from srflow_jax.evaluation.lpips import lpips_maps
+from srflow_jax.model.encoders import Encoder
+from srflow_jax.model.features import Given
+from srflow_jax.model.kinds import read_part
 from srflow_jax.model.noises import GaussianNoise, Noise
 
 
@@ -54,6 +58,9 @@ def test_evaluation_of_hr_images(workdir, hr_dir):
   assert summary["luma_protocol"] == luma_protocol
   assert summary["systems"]["work"]["averages"]["ssim_y"] < 1
   assert images.image_size(output / "sheets" / "b" / "one.png")[1] > 800
+  bands = summary["systems"]["work"]["calibration"]["bands"]
+  assert len(bands) == 5 and all(len(band["ranks"]) == 4 for band in bands)
+  assert "<h2>Calibration</h2>" in (output / "report.html").read_text()
 
 
 def test_evaluation_of_lr_images(workdir, lr_dir, tmp_path):
@@ -145,6 +152,23 @@ def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):
     assert of_medoid["psnr"] in systems[rows[0]]["images"][image]["per_sample"]["psnr"]
     assert of_medoid["diversity"] == 0 and of_medoid["nll"] is None
   assert not (folder / rows[1] / "two_01.png").exists()
+
+
+def test_the_encoder_alone_is_an_estimate_too(hr_dir):
+  model = small_model("da")
+  params = random_params(model, dtype=np.float32)
+  (entry,) = run._encoder_entry(
+    "m", types.SimpleNamespace(model=model, params=params), run.Memory()
+  )
+  lr, _ = pair(hr_dir)
+  (image,), scores = evaluation.evaluate_image(entry.system, lr, None, evaluation.Settings(2))
+  lrs = Given(np.float32(lr[None] / 255))
+  expected = bound(model, params)("super_resolve")(lrs)[0]
+  np.testing.assert_allclose(image, np.clip(expected, 0, 1) * 255, atol=0.51)
+  assert entry.name == "m encoder" and scores.outside == (0,)
+  blind = model.clone(encoder_part=read_part(Encoder, {"kind": "none"}, ""))
+  nothing = types.SimpleNamespace(model=blind, params=params)
+  assert run._encoder_entry("m", nothing, run.Memory()) == []
 
 
 @pytest.mark.parametrize("count, lr_side, message", [(2, 8, "estimates need 3"), (3, 7, "28x28")])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import lpips, lpips_vgg, luma, metrics
+from srflow_jax.evaluation import calibration, lpips, lpips_vgg, luma, metrics
+from srflow_jax.evaluation.calibration import Calibration
 from srflow_jax.evaluation.drawing import draw, make
 from srflow_jax.evaluation.recipes import MIN_SAMPLES, Recipe
 from srflow_jax.evaluation.systems import System
@@ -110,6 +111,7 @@ class Scores:
     outside: How many are finite and outside [-1, 2], where 0 is black and 1 is white.
     other_uint8: The scores of the samples made into 8 bits the other way, with the same times and
       without likelihoods.
+    calibration: HR against the samples, where there are several.
   """
 
   context_seconds: float
@@ -130,6 +132,7 @@ class Scores:
   not_finite: tuple[int, ...] = ()
   outside: tuple[int, ...] = ()
   other_uint8: "Scores | None" = None
+  calibration: Calibration | None = None
 
 
 def num_samples(system: System, settings: Settings, temperature: float) -> int:
@@ -227,9 +230,16 @@ def evaluate_recipes(
       equal = np.array_equal(chosen, other)
       other_scores = scores if equal else _measure(other, hr, system.scale, seconds, settings)
       density = of_flow if of_flow and recipe.plain else {}  # of what is drawn, not of what is made
+      several = len(chosen) >= calibration.MIN_SAMPLES
       yield (
         chosen,
-        dataclasses.replace(scores, **made.marks, **density, other_uint8=other_scores),
+        dataclasses.replace(
+          scores,
+          **made.marks,
+          **density,
+          other_uint8=other_scores,
+          calibration=calibration.calibration(chosen, hr, system.scale) if several else None,
+        ),
       )
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, luma, marks, metrics, plots, report, sheets
+from srflow_jax.evaluation.calibration_report import calibration_section
 from srflow_jax.evaluation.evaluator import (
   Settings,
   evaluate_recipes,
@@ -306,12 +307,14 @@ def _write_report(
 ) -> None:
   summary = report.summary(about, params, rows)
   paths = {image.name: output / _sheet_path(image) for image in images}
+  of_posterior = calibration_section(summary)
+  sections = [of_posterior] if of_posterior else []
   texts = (
     f"{report.markdown_table(cells)}\n{note}\n",
     latex_table(cells),
     report.csv_table(rows),
     report.strict_json(summary),
-    html_page(summary, cells, note, plots.plots(summary), paths),
+    html_page(summary, cells, note, plots.plots(summary), paths, sections),
   )
   for name, text in zip(REPORT, texts, strict=True):
     report.write_text(output / name, text)

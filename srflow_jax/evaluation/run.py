@@ -19,6 +19,7 @@ from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.recipes import Recipe, recipes_of
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
+from srflow_jax.model.model import SRFlow, SuperResolver
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.weights import named
 from srflow_jax.weights.loading import load_model
@@ -101,6 +102,8 @@ def evaluate_workdirs(
     noise_variance = _noise_variance(workdir, run) if settings.denoise else None
     system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
     own = _entries_of(system, levels, settings)
+    if settings.estimates:
+      own += _encoder_entry(system.name, run, memory)
     entries += own
     digest = _digest(run.params)
     for entry in own:
@@ -108,7 +111,9 @@ def evaluate_workdirs(
         "workdir": os.fspath(workdir),
         "step": int(run.step),
         "temperature": entry.recipe.temperature,
-        "made": entry.recipe.label(settings.num_samples),
+        "made": _ENCODER
+        if entry.system is not system
+        else entry.recipe.label(settings.num_samples),
         "params": {part: count_parameters(tree) for part, tree in run.params.items()},
         "sha256": digest,
       }
@@ -170,6 +175,23 @@ def _entries_of(system: Trained, temperatures: list[float], settings: Settings) 
     words = system.name, temperature, recipe.label(settings.num_samples)
     entries.append(Entry(" ".join(filter(None, words)), system, recipe))
   return entries
+
+
+_ENCODER = "encoder"
+
+
+def _encoder_entry(name: str, run: Run, memory: Memory) -> list[Entry]:
+  """The row of what a flow's encoder makes of LR images by itself, if it can.
+
+  It is what the mean of the samples is to be compared with: an encoder is trained for the mean.
+  """
+  model = run.model
+  if not (isinstance(model, SRFlow) and model.encoder_part.cls.super_resolves):
+    return []
+  alone = SuperResolver(scale=model.scale, encoder_part=model.encoder_part, compute=model.compute)
+  params = {"encoder": run.params["encoder"]}
+  sampler = Sampler(alone, params, memory.max_memory_gb, memory.tile_overlap)
+  return [Entry(f"{name} {_ENCODER}", Trained(name, sampler), Recipe(0.0))]
 
 
 def _digest(params: Any) -> str:
