@@ -155,7 +155,7 @@ def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):
 
 
 def test_the_encoder_alone_is_an_estimate_too(hr_dir):
-  model = small_model("da")
+  model = small_model("x4_da")
   params = random_params(model, dtype=np.float32)
   (entry,) = run._encoder_entry(
     "m", types.SimpleNamespace(model=model, params=params), run.Memory()
