@@ -29,8 +29,11 @@ _MODEL = flags.DEFINE_enum("model", "x4_small", list(FINDERS), "A model known by
 _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder, in place of --model.")
 _SCALE = flags.DEFINE_integer("scale", None, "By how much; default: as the model does.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Samples of each photograph.")
-_TEMPERATURE = flags.DEFINE_float(
-  "temperature", 0.7, "Standard deviation of the latents; 0: one image, the smoothest."
+_TEMPERATURE = cli.define_temperature(
+  "temperature",
+  0.7,
+  "Standard deviation of the latents, or of each level of them, finest first: 0.8/0.9; 0: one "
+  "image, the smoothest. The run's own, if a search has chosen one and none is given.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
 _OUT = flags.DEFINE_string("out", "enlarged", "The folder to write to.")
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> None:
   settings = Settings(
     num_samples=_NUM_SAMPLES.value,
     temperature=_TEMPERATURE.value,
+    use_chosen=not flags.FLAGS["temperature"].present,
     seed=_SEED.value,
     scale=_SCALE.value,
     max_memory_gb=_MAX_MEMORY_GB.value,

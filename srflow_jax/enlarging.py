@@ -15,14 +15,17 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, sheets
 from srflow_jax.evaluation.drawing import OUTSIDE
 from srflow_jax.evaluation.execution import Outcome
+from srflow_jax.evaluation.report import printable
 from srflow_jax.images import write_png
 from srflow_jax.listing import check_name
 from srflow_jax.ops.consistency import TOLERANCE, make_consistent
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.photographs import Photograph, photograph_size, read_photograph, write_photograph
+from srflow_jax.runs import chosen_temperature
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.programs import out_of_memory_named
 from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.temperatures import Temperature, check_temperature, draws_noise
 from srflow_jax.weights import named
 from srflow_jax.weights.loading import load_model
 
@@ -35,21 +38,23 @@ class Settings:
 
   Attributes:
     num_samples: Of each photograph; one where all would be equal.
-    temperature: Standard deviation of the latents.
+    temperature: Standard deviation of the latents, or of each level of them.
     seed: Sample i is a function of the seed and i.
     scale: By how much; None for the model's own scale, which it must be.
     max_memory_gb: As in `sampling.sampler.Sampler`.
     overwrite: Whether files that are there are replaced.
     consistent: Whether samples are changed so that bicubic reduces them to the photograph.
+    use_chosen: Whether a temperature that a search has chosen for the run is taken instead.
   """
 
   num_samples: int = 4
-  temperature: float = 0.7
+  temperature: Temperature = 0.7
   seed: int = 0
   scale: int | None = None
   max_memory_gb: float = 0.0
   overwrite: bool = False
   consistent: bool = False
+  use_chosen: bool = False
 
 
 def enlarge_photographs(
@@ -83,12 +88,20 @@ def enlarge_photographs(
   output = pathlib.Path(out)
   _check_output(paths, output, settings)
   run = load_model(model)
+  chosen = None
+  if settings.use_chosen and model not in named.FINDERS:
+    chosen = chosen_temperature(model)
+  if chosen:
+    print(printable(f"{model}: {chosen}"))
+    settings = dataclasses.replace(settings, temperature=chosen.temperature)
   scale = int(run.config.model.scale)
   if settings.scale not in (None, scale):
     others = "another run's --workdir" if model in named.FINDERS else "another --workdir"
     raise InputError(f"scale is {settings.scale}: {model} enlarges by {scale}; give {others}")
   sampler = Sampler(run.model, run.params, settings.max_memory_gb)
-  drawn = settings.num_samples if settings.temperature and run.model.stochastic else 1
+  check_temperature(settings.temperature, run.model.num_latents)
+  several = draws_noise(settings.temperature) and run.model.stochastic
+  drawn = settings.num_samples if several else 1
   jobs = [
     _Job(path, output, sampler, _request(size, scale, drawn, settings.consistent), settings)
     for path, size in zip(paths, sizes, strict=True)

@@ -16,6 +16,7 @@ from srflow_jax.evaluation.recipes import MIN_SAMPLES, Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Density, Seconds
+from srflow_jax.sampling.temperatures import Temperature, check_temperature, draws_noise
 
 # Bytes for each pixel of HR that measuring takes beside the samples. It makes 8 bits of floats, HR
 # as floats with and without noise for the likelihood, LPIPS' maps, and the sheet, one after the
@@ -30,7 +31,7 @@ class Settings:
 
   Attributes:
     num_samples: Samples of each image from a system that samples.
-    temperature: Standard deviation of the latents.
+    temperature: Standard deviation of the latents, or of each level of them.
     seed: Sample i of an image is a function of the seed and i, whatever else is drawn.
     uint8_mode: `round`, or `truncate` as the published scripts do.
     lpips_vgg: Measures LPIPS with VGG16 too, by `lpips-j`.
@@ -40,7 +41,7 @@ class Settings:
   """
 
   num_samples: int = 10
-  temperature: float = 0.9
+  temperature: Temperature = 0.9
   seed: int = 0
   uint8_mode: str = "round"
   lpips_vgg: bool = False
@@ -74,8 +75,7 @@ class Settings:
         f"num_samples is {self.num_samples}: estimates need {MIN_SAMPLES}, of fewer none is in the "
         "middle"
       )
-    if not 0 <= self.temperature < math.inf:
-      raise InputError(f"temperature is {self.temperature}: it must be 0 or more, and finite")
+    check_temperature(self.temperature)
     if not all(0 < multiple < math.inf for multiple in self.denoise):
       raise InputError(f"denoise is {self.denoise}: multiples must be above 0, and finite")
     if len(set(self.denoise)) < len(self.denoise):
@@ -135,9 +135,9 @@ class Scores:
   calibration: Calibration | None = None
 
 
-def num_samples(system: System, settings: Settings, temperature: float) -> int:
+def num_samples(system: System, settings: Settings, temperature: Temperature) -> int:
   """How many samples are drawn: one where all would be equal."""
-  return settings.num_samples if system.stochastic and temperature else 1
+  return settings.num_samples if system.stochastic and draws_noise(temperature) else 1
 
 
 def request_of(

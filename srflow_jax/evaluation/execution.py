@@ -31,6 +31,7 @@ from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.images import read_written_png, write_png
 from srflow_jax.sampling.programs import out_of_memory_named
+from srflow_jax.sampling.temperatures import draws_noise, temperature_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -327,12 +328,12 @@ def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:
     if about["hr_dir"]
     else ""
   )
-  several = "" if all(about["temperatures"]) else " (one at 0)"
+  several = "" if all(map(draws_noise, about["temperatures"])) else " (one at 0)"
   return report.printable(
     f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}{on_luma}, "
     f"{num_images} images of {about['hr_dir'] or about['lr_dir']}, "
     f"{settings.num_samples} samples each at temperature "
-    f"{', '.join(f'{t:g}' for t in about['temperatures'])}{several}, seed {settings.seed}, "
+    f"{', '.join(map(temperature_text, about['temperatures']))}{several}, seed {settings.seed}, "
     f"uint8 by {settings.uint8_mode}; checkpoint of step "
     f"{', '.join(str(step) for step in dict.fromkeys(m['step'] for m in about['models'].values()))}"
     f". Time is of one sample with its context, on {about['device']}."

@@ -56,11 +56,13 @@ def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, 
   groups: dict[str, Group] = {}
   for name, system in systems.items():
     model = models.get(name)
-    group = model["workdir"] if model and not model.get("made") else name
     temperature = model["temperature"] if model else None
+    on_line = model and not model.get("made") and isinstance(temperature, int | float)
+    group = model["workdir"] if on_line else name
     groups.setdefault(group, []).append((temperature, name, system["averages"]))
   for group in groups.values():
-    group.sort(key=lambda item: item[0] or 0.0)
+    if len(group) > 1:
+      group.sort(key=lambda item: item[0])
   return groups
 
 

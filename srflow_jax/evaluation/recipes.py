@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+from srflow_jax.sampling.temperatures import Temperature, draws_noise
+
 Estimate = Literal["mean", "medoid"]
 
 ESTIMATES: tuple[Estimate, ...] = ("mean", "medoid")
@@ -15,19 +17,19 @@ class Recipe:
   """How images come from latents.
 
   Attributes:
-    temperature: Standard deviation of the latents.
+    temperature: Standard deviation of the latents, or of each level of them.
     denoise: Removes noise of so many times the training noise's variance (`sampling.denoising`).
     consistent: Makes the samples consistent with the LR image (`ops.consistency`).
     estimate: Makes one image of all samples (`estimates.py`); None for the samples themselves.
   """
 
-  temperature: float
+  temperature: Temperature
   denoise: float = 0.0
   consistent: bool = False
   estimate: Estimate | None = None
 
   @property
-  def drawn(self) -> tuple[float, float]:
+  def drawn(self) -> tuple[Temperature, float]:
     """What decides the samples themselves: recipes that agree in it share them."""
     return self.temperature, self.denoise
 
@@ -53,19 +55,19 @@ class Recipe:
 
 
 def recipes_of(
-  temperature: float, estimates: bool, denoise: Sequence[float], consistent: bool
+  temperature: Temperature, estimates: bool, denoise: Sequence[float], consistent: bool
 ) -> list[Recipe]:
   """The recipes of a temperature, in the table's order.
 
   Args:
-    temperature: Standard deviation of the latents.
+    temperature: Standard deviation of the latents, or of each level of them.
     estimates: Whether there are estimates; at temperature 0 there is one sample, and so there are
       none.
     denoise: For which multiples of the training noise's variance samples are denoised.
     consistent: Whether all these samples are made consistent as well.
   """
   recipes = [Recipe(temperature)]
-  if estimates and temperature:
+  if estimates and draws_noise(temperature):
     recipes += [Recipe(temperature, estimate=estimate) for estimate in ESTIMATES]
   if consistent:
     recipes.append(Recipe(temperature, consistent=True))

@@ -12,15 +12,18 @@ import numpy as np
 
 from srflow_jax.checkpoints import Run
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import lpips_vgg
+from srflow_jax.evaluation import lpips_vgg, report
 from srflow_jax.evaluation.evaluator import Settings
 from srflow_jax.evaluation.execution import Entry, Outcome, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.recipes import Recipe, recipes_of
+from srflow_jax.evaluation.search import search_temperatures
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
 from srflow_jax.model.model import SRFlow, SuperResolver
+from srflow_jax.runs import chosen_temperature
 from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.temperatures import Temperature, check_temperature, temperature_text
 from srflow_jax.weights import named
 from srflow_jax.weights.loading import load_model
 
@@ -48,7 +51,7 @@ def evaluate_workdirs(
   output_dir: str,
   settings: Settings,
   command: str,
-  temperatures: Sequence[float] = (),
+  temperatures: Sequence[Temperature] | None = (),
   memory: Memory = Memory(),
   weights: Weights = Weights(),
 ) -> Outcome:
@@ -63,7 +66,8 @@ def evaluate_workdirs(
     settings: How samples are drawn.
     command: What was typed, for the report.
     temperatures: Of a flow's samples, a row of the table each; if there are none, the settings'
-      own is taken.
+      own is taken. None if no temperature was given at all: then each run's is the one that a
+      search chose for it (`search.py`), or else the settings'.
     memory: Budget and overlap.
     weights: Which of the runs' weights are evaluated.
 
@@ -73,10 +77,11 @@ def evaluate_workdirs(
   Raises:
     InputError: Something given cannot be used.
   """
-  for temperature in temperatures:
+  given = list(temperatures or ())
+  for temperature in given:
     dataclasses.replace(settings, temperature=temperature).check()
-  if len(set(temperatures)) < len(temperatures):
-    raise InputError(f"temperatures are {', '.join(map(str, temperatures))}: one is there twice")
+  if len(set(given)) < len(given):
+    raise InputError(f"temperatures are {', '.join(map(temperature_text, given))}: one is twice")
   settings.check()
   if settings.lpips_vgg:
     lpips_vgg.load()
@@ -95,13 +100,17 @@ def evaluate_workdirs(
     hr_dir, lr_dir = validation_folders(first.config.data)
   output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
   images = find_images(scale, hr_dir, lr_dir, leave_out=[output, *workdirs])
-  levels = list(temperatures) or [settings.temperature]
+  by_run = {
+    workdir: given or [_chosen(workdir, settings, ask=temperatures is None)] for workdir in runs
+  }
   entries, models = [Entry(Bicubic.name, Bicubic(scale), Recipe(settings.temperature))], {}
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
     noise_variance = _noise_variance(workdir, run) if settings.denoise else None
     system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
-    own = _entries_of(system, levels, settings)
+    for temperature in by_run[workdir] if system.stochastic else ():
+      check_temperature(temperature, run.model.num_latents)
+    own = _entries_of(system, by_run[workdir], settings)
     if settings.estimates:
       own += _encoder_entry(system.name, run, memory)
     entries += own
@@ -130,7 +139,7 @@ def evaluate_workdirs(
     "models": models,
     "num_samples": settings.num_samples,
     "temperature": settings.temperature,
-    "temperatures": levels,
+    "temperatures": list(dict.fromkeys(t for own in by_run.values() for t in own)),
     "seed": settings.seed,
     "lpips_vgg": settings.lpips_vgg,
     "consistent": settings.consistent,
@@ -147,6 +156,37 @@ def evaluate_workdirs(
   return evaluate_entries(entries, images, output, settings, about)
 
 
+def search_workdir(
+  workdirs: Sequence[str],
+  hr_dir: str,
+  lr_dir: str,
+  output_dir: str,
+  settings: Settings,
+  memory: Memory = Memory(),
+  weights: Weights = Weights(),
+) -> Outcome:
+  """Searches the temperatures of one run (`search.search_temperatures`); see above for the rest.
+
+  Raises:
+    InputError: There are several runs or there is a folder of LR images; or as it says there.
+  """
+  if len(workdirs) > 1 or lr_dir:
+    raise InputError("--temperatures=search takes one --workdir, and HR images")
+  settings.check()
+  run = load_model(workdirs[0], weights.step, weights.ema)
+  sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
+  return search_temperatures(workdirs[0], run, hr_dir, output_dir, settings, sampler)
+
+
+def _chosen(workdir: str, settings: Settings, ask: bool) -> Temperature:
+  """The settings' temperature, or that which a search chose for the run, which is then told."""
+  chosen = chosen_temperature(workdir) if ask and workdir not in named.FINDERS else None
+  if chosen is None:
+    return settings.temperature
+  print(report.printable(f"{workdir}: {chosen}"))
+  return chosen.temperature
+
+
 def _noise_variance(workdir: str, run: Run) -> float:
   """The variance of the noise in a run's training, for values in [0, 1]."""
   noise = run.config.data.noise
@@ -156,7 +196,9 @@ def _noise_variance(workdir: str, run: Run) -> float:
   return noise.variance
 
 
-def _entries_of(system: Trained, temperatures: list[float], settings: Settings) -> list[Entry]:
+def _entries_of(
+  system: Trained, temperatures: list[Temperature], settings: Settings
+) -> list[Entry]:
   """The rows of a trained model."""
   if not system.stochastic:
     temperatures = temperatures[:1]
@@ -171,7 +213,7 @@ def _entries_of(system: Trained, temperatures: list[float], settings: Settings) 
       settings.consistent,
     )
   ]:
-    temperature = f"t={recipe.temperature:g}" if len(temperatures) > 1 else ""
+    temperature = f"t={temperature_text(recipe.temperature)}" if len(temperatures) > 1 else ""
     words = system.name, temperature, recipe.label(settings.num_samples)
     entries.append(Entry(" ".join(filter(None, words)), system, recipe))
   return entries

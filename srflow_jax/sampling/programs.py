@@ -36,7 +36,7 @@ def largest_inverse_factor(sown: Any) -> float:
 class Programs:
   """A model's methods, each compiled for sizes of LR and, if it draws, numbers of samples.
 
-  "condition": (lr) → context; "draw": (key, context, temperature, first, origin) → samples
+  "condition": (lr) → context; "draw": (key, context, temperatures, first, origin) → samples
   `[batch, H, W, 3]`; "denoised": (variance of the noise, then as "draw") → the same samples
   without noise (`denoising.py`); "density": (context, hr) → `DensityParts` and what layers say of
   their inverses; "decode": (context, latents) → image `[1, H, W, 3]`.
@@ -108,7 +108,8 @@ class Programs:
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return draw, (key, self.context(size), _floats(()), number, (number, number))
+    temperatures = _floats((self._model.num_latents,))
+    return draw, (key, self.context(size), temperatures, number, (number, number))
 
   def _denoised(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     draw, arguments = self._draw(size, batch)

@@ -18,6 +18,7 @@ import numpy as np
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.budget import Budget, Plan, Request, num_bytes, samples_of_program
 from srflow_jax.sampling.programs import Programs, largest_inverse_factor
+from srflow_jax.sampling.temperatures import Temperature, check_temperature
 from srflow_jax.sampling.tiles import Tile, Window
 
 Latents = tuple[np.ndarray, ...]
@@ -120,7 +121,7 @@ class Sampler:
     prepared: Prepared,
     seed: int,
     samples: range,
-    temperature: float,
+    temperature: Temperature,
     seconds: Seconds | None = None,
     noise_variance: float = 0.0,
   ) -> Iterator[tuple[int, Window, np.ndarray]]:
@@ -134,10 +135,13 @@ class Sampler:
       prepared: Of `prepare`, for "draw", or "denoised" where noise is removed.
       seed: Of the noise.
       samples: Which samples, one after the other.
-      temperature: Standard deviation of the latents.
+      temperature: Standard deviation of the latents, or of each level of them.
       seconds: Gets what it took.
       noise_variance: Of noise that is removed from the samples (`denoising.py`), for values in
         [0, 1]; 0 for none.
+
+    Raises:
+      InputError: The temperature is none, or not one of this model.
 
     Yields:
       Position in `samples`, rows and columns of the HR image, and those pixels, float32
@@ -147,6 +151,8 @@ class Sampler:
     key = jax.random.key(seed, impl="threefry2x32")
     plan = prepared.plan
     together = samples_of_program(plan.batch)
+    check_temperature(temperature, self.model.num_latents)
+    temperatures = np.broadcast_to(np.float32(temperature), self.model.num_latents)
     method = "denoised" if noise_variance else "draw"
     noise = (np.float32(noise_variance),) if noise_variance else ()
     self.programs.compile(method, plan.tiling.size, together)
@@ -156,7 +162,7 @@ class Sampler:
         origin = np.int32(tile.rows.start), np.int32(tile.columns.start)
 
         def draw(first: int, context: Any = context, origin: tuple = origin) -> np.ndarray:
-          arguments = *noise, key, context, np.float32(temperature), np.int32(first), origin
+          arguments = *noise, key, context, temperatures, np.int32(first), origin
           run = self.programs.run
           return np.asarray(
             run(self.variables, method, plan.tiling.size, *arguments, batch=together)
