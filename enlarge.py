@@ -3,6 +3,7 @@
     python enlarge.py PHOTO.jpg OTHER.png             # to enlarged/PHOTO_00.png and so on
     python enlarge.py PHOTO.jpg --model=x4_realsr     # the larger model
     python enlarge.py PHOTO.jpg --workdir=W --num_samples=1 --temperature=0 --out=RESULTS
+    python enlarge.py PHOTO.jpg --consistent          # samples that bicubic reduces to PHOTO
 
 The default, x4_small, is the fastest: four samples of one of 451x300 pixels took 55 seconds
 of processor time, compilation included, so about half a minute on two idle cores.

@@ -32,7 +32,7 @@ import scipy.fft
 MIN_SAMPLES = 2  # for a variance
 
 _BLOCK = 256  # pixels a side, at most, of what is filtered at a time
-_BIASED = 0.05  # of the mean rank from 1/2
+_BIASED = 0.1  # of the mean rank from 1/2
 _AS_LARGE = 0.1  # by how much spread over error may differ from 1
 
 

@@ -113,7 +113,7 @@ def make(recipe: Recipe, drawn: Drawn, lr: np.ndarray, mode: str) -> Made:
     The images. They share memory with `drawn` where they are its samples.
   """
   begin = time.perf_counter()
-  levels, count = drawn.levels, len(drawn.outside)
+  levels, count = dict(drawn.levels), len(drawn.outside)
   if recipe.consistent:
     assert drawn.floats is not None  # they were drawn for this recipe
     levels = _consistent(drawn.floats, lr, list(levels))

@@ -11,7 +11,7 @@ import numpy as np
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import calibration, lpips, lpips_vgg, luma, metrics
 from srflow_jax.evaluation.calibration import Calibration
-from srflow_jax.evaluation.drawing import draw, make
+from srflow_jax.evaluation.drawing import Drawn, draw, make
 from srflow_jax.evaluation.recipes import MIN_SAMPLES, Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.sampling.budget import Request
@@ -210,37 +210,51 @@ def evaluate_recipes(
   system.plan(lr.shape[:2], request)
   shared = Seconds()
   prepared = system.prepare(lr, request, shared)
-  of_flow = None
+  density = {}
+  if hr is not None and system.stochastic and any(recipe.plain for recipe in recipes):
+    density = likelihood(lambda hrs: system.density(prepared, hrs), hr, settings.seed)
   for _, group in itertools.groupby(recipes, key=lambda recipe: recipe.drawn):
     own = list(group)
     count = num_samples(system, settings, own[0].temperature)
     modes = _modes(settings, hr is not None)
     drawn = draw(system, prepared, size, own, settings.seed, count, modes, on_pixels)
-    for recipe in own:
-      made = make(recipe, drawn, lr, settings.uint8_mode)
-      seconds = shared.context + drawn.seconds.context, made.seconds
-      chosen = made.levels[settings.uint8_mode]
-      if hr is None:
-        yield chosen, Scores(*seconds, **made.marks)
-        continue
-      if of_flow is None and system.stochastic:
-        of_flow = likelihood(lambda hrs: system.density(prepared, hrs), hr, settings.seed)
-      (other,) = (made.levels[mode] for mode in modes if mode != settings.uint8_mode)
-      scores = _measure(chosen, hr, system.scale, seconds, settings)
-      equal = np.array_equal(chosen, other)
-      other_scores = scores if equal else _measure(other, hr, system.scale, seconds, settings)
-      density = of_flow if of_flow and recipe.plain else {}  # of what is drawn, not of what is made
-      several = len(chosen) >= calibration.MIN_SAMPLES
-      yield (
-        chosen,
-        dataclasses.replace(
-          scores,
-          **made.marks,
-          **density,
-          other_uint8=other_scores,
-          calibration=calibration.calibration(chosen, hr, system.scale) if several else None,
-        ),
-      )
+    drawn.seconds.context += shared.context
+    yield from _measured(own, drawn, lr, hr, density, settings)
+    del drawn  # before the next ones are there
+
+
+def _measured(
+  recipes: Sequence[Recipe],
+  drawn: Drawn,
+  lr: np.ndarray,
+  hr: np.ndarray | None,
+  density: Mapping[str, Any],
+  settings: Settings,
+) -> Iterator[tuple[np.ndarray, Scores]]:
+  """What recipes make of samples that they share, and its scores. The density is of the samples."""
+  for recipe in recipes:
+    made = make(recipe, drawn, lr, settings.uint8_mode)
+    seconds, marks = (drawn.seconds.context, made.seconds), made.marks
+    chosen = made.levels.pop(settings.uint8_mode)
+    if hr is None:
+      yield chosen, Scores(*seconds, **marks)
+      continue
+    scale = hr.shape[0] // lr.shape[0]
+    (other,) = made.levels.values()
+    scores = _measure(chosen, hr, scale, seconds, settings)
+    equal = np.array_equal(chosen, other)
+    other_scores = scores if equal else _measure(other, hr, scale, seconds, settings)
+    del made, other
+    scores = dataclasses.replace(
+      scores,
+      **marks,
+      **(density if recipe.plain else {}),
+      other_uint8=other_scores,
+      calibration=calibration.calibration(chosen, hr, scale)
+      if len(chosen) >= calibration.MIN_SAMPLES
+      else None,
+    )
+    yield chosen, scores
 
 
 def _modes(settings: Settings, measured: bool) -> list[str]:

@@ -201,7 +201,7 @@ def _entries_of(
 ) -> list[Entry]:
   """The rows of a trained model."""
   if not system.stochastic:
-    temperatures = temperatures[:1]
+    temperatures = [0.0]  # whatever levels others have
   entries = []
   for recipe in [
     recipe

@@ -132,7 +132,12 @@ class Trained:
     self, prepared: Prepared, seed: int, num_samples: int, recipe: Recipe, seconds: Seconds
   ) -> Iterator[SampleWindow]:
     """Draws samples of the key of the seed; float32."""
-    samples, variance = range(num_samples), recipe.denoise * (self._noise_variance or 0.0)
+    variance = 0.0
+    if recipe.denoise:
+      if self._noise_variance is None:
+        raise ValueError(f"{self.name}: how much noise there was in training is not known")
+      variance = recipe.denoise * self._noise_variance
+    samples = range(num_samples)
     return self._sampler.draw(prepared, seed, samples, recipe.temperature, seconds, variance)
 
   def density(self, prepared: Prepared, hrs: Sequence[np.ndarray]) -> list[Density]:
