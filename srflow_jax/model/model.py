@@ -303,7 +303,9 @@ class SRFlow(Model, kw_only=True):
     shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
     keys = jax.random.split(key, len(shapes))
 
-    each = [temperature] * len(shapes) if jnp.ndim(temperature) == 0 else list(temperature)
+    each = (
+      [temperature] * len(shapes) if jnp.ndim(temperature) == 0 else list(jnp.asarray(temperature))
+    )
 
     def draw(k: Array, shape: tuple[int, ...], of_level: float | Array) -> Array:
       downscale = context.padded_size[0] // shape[1]

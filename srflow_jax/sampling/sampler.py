@@ -152,7 +152,7 @@ class Sampler:
     plan = prepared.plan
     together = samples_of_program(plan.batch)
     check_temperature(temperature, self.model.num_latents)
-    temperatures = np.broadcast_to(np.float32(temperature), self.model.num_latents)
+    temperatures = np.broadcast_to(np.asarray(temperature, np.float32), self.model.num_latents)
     method = "denoised" if noise_variance else "draw"
     noise = (np.float32(noise_variance),) if noise_variance else ()
     self.programs.compile(method, plan.tiling.size, together)
