@@ -45,7 +45,12 @@ def resize_weights(in_size: int, factor: float) -> Float64[np.ndarray, "out_size
   Returns:
     `ceil(factor * in_size)` rows, each of which sums to one.
   """
-  return _sparse_weights(in_size, factor, np.float64).toarray()
+  return resize_matrix(in_size, factor).toarray()
+
+
+def resize_matrix(in_size: int, factor: float) -> scipy.sparse.csr_array:
+  """As `resize_weights`, as a sparse matrix; it is shared, so it must not be changed."""
+  return _sparse_weights(in_size, factor, np.float64)
 
 
 def output_size(size: int, factor: float) -> int:
