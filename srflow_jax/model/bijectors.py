@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from srflow_jax.ops.convolutions import Parameter
+
 Array = jax.Array
 
 
@@ -64,7 +66,7 @@ def note_inverse_factor(layer: nn.Module, log_factor: Array) -> None:
 
 def actnorm_params(
   layer: nn.Module, x: Float[Array, "B H W C"]
-) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
   """A layer's `bias` and `logs` of an actnorm: `(x + bias) * exp(logs)`.
 
   They are set by the first batch, so that it leaves with mean 0 and variance 1 a channel (Glow,

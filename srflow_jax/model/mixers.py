@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from srflow_jax.model.kinds import Place, kind
+from srflow_jax.ops.convolutions import Parameter
 
 Array = jax.Array
-Matrix = Float[Array, "C C"]
+Matrix = Float[Parameter, "C C"]
 
 
 def random_rotation(

@@ -6,11 +6,13 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from srflow_jax.ops.cpu_gradients import Padding, conv_with_gradients
 
 Array = jax.Array
+Parameter = jax.Array | np.ndarray  # those that were just read are NumPy's
 Initializer = Callable[..., Array]
 
 
@@ -24,7 +26,9 @@ def normal_init(stddev: float) -> Initializer:
 
 
 def conv(
-  x: Float[Array, "B H W C"], kernel: Float[Array, "ky kx C O"], padding: Padding | None = None
+  x: Float[Array, "B H W C"],
+  kernel: Float[Parameter, "ky kx C O"],
+  padding: Padding | None = None,
 ) -> Float[Array, "B h w O"]:
   """Convolves x with kernel, in x's type. Differentiable in reverse mode.
 
@@ -37,7 +41,7 @@ def conv(
   if padding is None:
     rows, columns = (side // 2 for side in kernel.shape[:2])
     padding = ((rows, rows), (columns, columns))
-  return conv_with_gradients(x, kernel.astype(x.dtype), padding)
+  return conv_with_gradients(x, jnp.asarray(kernel, x.dtype), padding)
 
 
 class Conv(nn.Module):
@@ -91,7 +95,7 @@ def upsample_nearest(
 
 
 def conv_upsampled(
-  x: Float[Array, "B h w C"], kernel: Float[Array, "3 3 C O"], factor: int
+  x: Float[Array, "B h w C"], kernel: Float[Parameter, "3 3 C O"], factor: int
 ) -> Float[Array, "B h*{factor} w*{factor} O"]:
   """`conv(upsample_nearest(x, factor), kernel)` for a 3x3 kernel, without enlarging x.
 
@@ -112,7 +116,7 @@ def conv_upsampled(
   if factor == 1:
     return conv(x, kernel)
   rows = []
-  for row, pad_y in _phases(kernel, factor, axis=0):
+  for row, pad_y in _phases(jnp.asarray(kernel), factor, axis=0):
     columns = [conv(x, part, (pad_y, pad_x)) for part, pad_x in _phases(row, factor, axis=1)]
     rows.append(jnp.stack(_all_phases(columns, factor), 3))  # [B, h, w, factor, O]
   b, h, w, _ = x.shape
