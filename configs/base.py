@@ -81,8 +81,8 @@ def get_config() -> ml_collections.ConfigDict:
   # --- Optimisation. ---
   optim = config.optim = ml_collections.ConfigDict()
   optim.learning_rate = 2e-4
-  # Which optimiser of Optax, by its name there. "adam" takes b1, b2 and eps below; all others take
-  # what stands beside their kind: {"kind": "lion", "b1": 0.95, "b2": 0.98}.
+  # Which optimiser of Optax or optax.contrib, by its name there. "adam" takes b1, b2 and eps below;
+  # all others take what stands beside their kind: {"kind": "lion", "b1": 0.95, "b2": 0.98}.
   optim.optimizer = ml_collections.ConfigDict({"kind": "adam"})
   optim.b1, optim.b2, optim.eps = 0.9, 0.999, 1e-8  # Adam
   optim.weight_decay = 0.0  # decoupled (with Adam: AdamW), of convolutions' kernels alone; 0: none

@@ -248,6 +248,7 @@ COMMAND_LINES = {
   "empty config": (["--config="], "--config=: names no file"),
   "no such config": (["--config=configs/none.py"], "configs/none.py: no such file"),
   "a folder": (["--config=configs"], "configs: no such file"),
+  "no such idea": (["--config=configs/ideas.py:jet"], "no idea 'jet': one of da, ncsr"),
   "workdir alone": (["--config=configs/workdir.py"], "configs/workdir.py needs a run's folder"),
   "workdir of nothing": (["--config=configs/workdir.py:"], "needs a run's folder"),
   "workdir of none": (["--config=configs/workdir.py:/none"], "no such workdir: /none"),

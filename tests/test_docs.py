@@ -85,7 +85,7 @@ def test_commands_name_programs_flags_fields_and_configurations_that_exist(page,
   program, arguments = command[1], command[2:]
   if program == "-m":
     program, arguments = f"{arguments[0].replace('.', '/')}.py", arguments[1:]
-    if not program.startswith("benchmarks/"):
+    if not program.startswith(("benchmarks/", "srflow_jax/")):
       return
   fields = importlib.import_module("configs.base").get_config()
   for argument in arguments:

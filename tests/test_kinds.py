@@ -26,6 +26,10 @@ from srflow_jax.model.nets import Net
 from srflow_jax.model.noises import Noise
 from srflow_jax.model.priors import Prior
 from srflow_jax.model.targets import Target
+from srflow_jax.ops.resize import bicubic_resize_on_device
+from srflow_jax.sampling.budget import Plan, Request
+from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.tiles import cut
 
 NET = {
   "kind": "convolutions",
@@ -35,7 +39,11 @@ NET = {
   "residual_every": 2,
   "normalize": False,
 }
+TRANSFORMER = {"kind": "transformer", "width": 6, "depth": 2, "heads": 2, "window": 2}
 RRDB = {"width": 4, "growth": 3, "num_blocks": 2, "taps": (0, 1), "global_skip": "last_block"}
+
+FLOW_OF_KEPT = {"kind": "flow", "step": ("mixer", "coupling"), "steps": 1, "num_blocks": 1}
+FLOW_OF_KEPT |= {"width": 4, "growth": 2, "taps": (0,)}
 
 # By place, the blocks that are tested; all kinds must occur.
 KINDS = {
@@ -49,22 +57,42 @@ KINDS = {
     {"kind": "spline", "bins": 5, "bound": 3.0},
   ],
   Mixer: ["full", "orthogonal", "permutation", "plu"],
-  Net: [NET, NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0}],
-  layers.Layer: ["actnorm", "mixer", "injector", {"kind": "coupling", "sees_features": False}],
+  Net: [
+    NET,
+    NET | {"normalize": True, "hidden_kernel": 1, "residual_every": 0},
+    TRANSFORMER,
+  ],
+  layers.Layer: [
+    "actnorm",
+    "mixer",
+    "injector",
+    {"kind": "coupling", "sees_features": False},
+    "noise_coupling",
+    "checkerboard_coupling",
+    {"kind": "checkerboard_coupling", "maps": 0},
+  ],
   Prior: [
     "standard",
     "gaussian",
     {"kind": "gaussian", "given": ("kept", "features")},
     {"kind": "gaussian", "given": ("features",)},
+    {"kind": "unet", "width": 3, "depth": 1},
+    {"kind": "flow", "step": ("mixer", "coupling"), "steps": 2},
+    FLOW_OF_KEPT,
+    "lr",
   ],
-  Target: ["hr", "less_bicubic", "less_encoder"],
+  Target: ["hr", "less_bicubic", "less_encoder", "null_space"],
   Encoder: [
     RRDB | {"kind": "rrdb"},
     RRDB | {"kind": "rrdb", "taps": (), "global_skip": "first_conv"},
     {"kind": "edsr", "width": 4, "num_blocks": 2, "taps": (1,)},
     {"kind": "none", "width": 5},
   ],
-  Noise: [{"kind": "gaussian", "std": 2.0}, {"kind": "uniform", "width": 1.0}],
+  Noise: [
+    {"kind": "gaussian", "std": 2.0},
+    {"kind": "uniform", "width": 1.0},
+    {"kind": "levels", "max_std": 12.75},
+  ],
 }
 
 
@@ -188,14 +216,19 @@ ODD, EVEN = (2, 3, 5, 5), (1, 4, 4, 4)  # the first: odd sizes, an odd number of
 
 def bijector(place, block, shape):
   """(module, call): `call(module, z, method)` is a map of z and returns (z, log_det)."""
-  b, h, w, c = shape
-  features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
-  given = Given(normal(9, (b, h, w, 3)))
+  c = shape[-1]
+
+  def told(module):
+    b, h, w, _ = fitting(module, shape)
+    features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
+    return features, Given(normal(9, (b, h, w, 3)), normal(10, (b, 2 * h, 2 * w, 3)))
+
   made = read_part(place, block, place.place, DEFAULTS)
   if place is layers.Layer:
     module = made.unbound(channels=c, feature_channels=5)
 
     def call(module, z, method):
+      features, given = told(module)
       kernel = module.feature_kernel()
       convolved = None if kernel is None else features.convolve(kernel)
       return getattr(module, method)(z, module.condition(convolved, features, given))
@@ -207,7 +240,7 @@ def bijector(place, block, shape):
   module = made.unbound(channels=c - kept, kept_channels=kept, feature_channels=5)
 
   def call_prior(module, z, method):
-    context = module.condition(features, given)
+    context = module.condition(*told(module))
     y, log_det = getattr(module, method)(z[..., kept:], z[..., :kept], context)
     return jnp.concatenate([z[..., :kept], y], -1), log_det
 
@@ -226,20 +259,35 @@ OF_LAYERS = [
 ]
 BIJECTORS = [
   pytest.param(*row.values, shape, id=f"{row.id}-{shape}")
-  for shape, of_shape in ((ODD, [*rows(layers.Layer, Prior), *OF_LAYERS]), (EVEN, rows(Prior)))
+  for shape, of_shape in (
+    (ODD, [*rows(layers.Layer, Prior), *OF_LAYERS]),
+    (EVEN, [row for row in rows(Prior) if "gaussian" in row.id]),
+  )
   for row in of_shape
+  if row.values[1] != "lr"
 ]
+BIJECTORS.append(pytest.param(Prior, "lr", (2, 3, 5, 6), id="prior-lr"))  # it maps 3 channels
+
+
+def fitting(module, shape):
+  """The shape, with sides that the module takes."""
+  b, h, w, c = shape
+  return b, *(-(-side // module.multiple) * module.multiple for side in (h, w)), c
+
+
+def moved_params(module, call, z):
+  """Parameters off their initial values, by so little that float64 can invert every map."""
+  variables = module.init(jax.random.key(1), z, "forward_and_log_det", method=call)
+  leaves, treedef = jax.tree.flatten(variables.get("params", {}))
+  return treedef.unflatten([x + 0.15 * normal(i, x.shape) for i, x in enumerate(leaves)])
 
 
 @pytest.mark.parametrize("place, block, shape", BIJECTORS)
 def test_bijector(place, block, shape):
   """Round trips, the log-det against the autodiff Jacobian, gradients."""
   module, call = bijector(place, block, shape)
-  z = normal(0, shape)
-  variables = module.init(jax.random.key(1), z, "forward_and_log_det", method=call)
-  leaves, treedef = jax.tree.flatten(variables.get("params", {}))
-  # Moderate, so that no map is so flat somewhere that float64 cannot invert it.
-  params = treedef.unflatten([x + 0.15 * normal(i, x.shape) for i, x in enumerate(leaves)])
+  z = normal(0, fitting(module, shape))
+  params = moved_params(module, call, z)
 
   def forward(params, z):
     return module.apply({"params": params}, z, "forward_and_log_det", method=call)
@@ -284,12 +332,67 @@ def test_actnorm_normalises_its_first_batch():
   np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-5)
 
 
+def test_noise_of_levels_is_one_noise_in_hr_and_lr():
+  hr, lr = jnp.full((64, 8, 16, 3), 0.5), jnp.full((64, 2, 4, 3), 0.5)
+  noise = read_part(Noise, {"kind": "levels", "max_std": 25.5}, "noise")
+  noisy, given = noise.add(jax.random.key(0), hr, lr)
+  np.testing.assert_allclose(noisy - hr, given.noise, atol=1e-12)
+  np.testing.assert_allclose(
+    given.lr - lr, bicubic_resize_on_device(given.noise, 1 / 4), atol=1e-12
+  )
+  std = given.noise.std((1, 2, 3))  # uniform in [0, 0.1]
+  assert std.max() < 0.11 and std.min() < 0.01 and abs(std.mean() - 0.05) < 0.015
+
+
+def test_no_noise_is_noise_of_level_zero():
+  layer, call = bijector(layers.Layer, "noise_coupling", ODD)
+  params = moved_params(layer, call, normal(0, ODD))
+  told = lambda given: layer.apply(  # noqa: E731
+    {"params": params},
+    None,
+    Features(normal(7, (2, 3, 5, 3)), normal(8, (2, 3, 5, 2)), 1),
+    given,
+    method="condition",
+  )
+  lr, noise = normal(9, (2, 3, 5, 3)), normal(10, (2, 6, 10, 3))
+  np.testing.assert_array_equal(told(Given(lr)), told(Given(lr, 0 * noise)))
+  assert np.any(told(Given(lr)) != told(Given(lr, noise)))
+
+
 # --- Whole flows, in which each kind meets every other kind of its neighbours at least once. ---
 
 STAGES = (
   {"squeeze": 2, "transition_steps": 1, "steps": 1, "split": True},
   {"squeeze": 2, "transition_steps": 0, "steps": 2, "split": False},
 )
+
+
+HCFLOW = {
+  "step": ("actnorm", "mixer", {"kind": "coupling", "sees_features": False}),
+  "stages": (
+    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": True, "prior": FLOW_OF_KEPT},
+    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": True, "keep": 3},
+    {"squeeze": 1, "transition_steps": 0, "steps": 0, "split": False},
+  ),
+  "prior": {"kind": "flow", "step": ("actnorm", "mixer", "coupling"), "steps": 2},
+  "last_prior": "lr",
+  "map": "atan",
+}
+
+
+JET = {
+  "step": ("actnorm", "mixer", "coupling", "checkerboard_coupling"),
+  "stages": ({"squeeze": 4, "transition_steps": 0, "steps": 1, "split": False},),
+  "map": "double_sigmoid",
+  "conditioner": TRANSFORMER,
+}
+NULL_SPACE = {
+  "target": "null_space",
+  "stages": (
+    {"squeeze": 1, "transition_steps": 1, "steps": 1, "split": True},
+    {"squeeze": 1, "transition_steps": 0, "steps": 1, "split": False},
+  ),
+}
 
 
 def flow_config(**parts):
@@ -315,6 +418,9 @@ NEIGHBOURS = (
 )
 
 
+OF_JET = KINDS[Net].index(TRANSFORMER)
+
+
 def pairs(choice: dict[str, int]) -> set:
   """The kinds that meet in a flow of the chosen rows of each place."""
   return {((a, choice[a]), (b, choice[b])) for a, b in NEIGHBOURS}
@@ -322,49 +428,66 @@ def pairs(choice: dict[str, int]) -> set:
 
 def is_allowed(choice: dict[str, int]) -> bool:
   """What is refused is tested below."""
-  needs = KINDS[Target][choice["target"]] == "less_encoder"
-  return not (needs and KINDS[Encoder][choice["encoder"]]["kind"] == "none")
+  target = KINDS[Target][choice["target"]]
+  if target == "less_encoder" and KINDS[Encoder][choice["encoder"]]["kind"] == "none":
+    return False
+  if target == "null_space":  # it takes no squeeze: see `NULL_SPACE`
+    return False
+  return KINDS[Prior][choice["prior"]] not in ("lr", FLOW_OF_KEPT)  # they are in `HCFLOW`
 
 
 def flows():
-  """Few flows in which each kind meets every other kind of its neighbours; then other layers."""
+  """Few flows in which each kind meets every other kind of its neighbours; others of layers."""
+  yield from (HCFLOW, NULL_SPACE, JET)
   every = [
     dict(zip(PLACES, rows, strict=True))
     for rows in itertools.product(*(range(len(KINDS[place])) for place in PLACES.values()))
   ]
   every = [choice for choice in every if is_allowed(choice)]
   missing = set().union(*map(pairs, every))
+  unseen = {row for choice in every for row in choice.items()} - {("conditioner", OF_JET)}
   while missing:
-    best = max(every, key=lambda choice: len(pairs(choice) & missing))
+    # Kinds that were in no flow first: few flows have them all.
+    best = max(every, key=lambda c: (len(c.items() & unseen), len(pairs(c) & missing)))
     missing -= pairs(best)
+    unseen -= best.items()
     yield {name: KINDS[PLACES[name]][row] for name, row in best.items()}
   yield {"last_prior": {"kind": "gaussian", "given": ("features",)}}
   yield {"step": ("actnorm", "mixer", "coupling")}  # without injectors
   yield {"step": ("mixer", "injector", "coupling"), "transition": ("mixer",)}  # without actnorms
+  yield {"step": ("actnorm", "mixer", "injector", "noise_coupling", "coupling")}  # NCSR's
   second = {"kind": "coupling", "map": "atan"}
   yield {"step": ("actnorm", "mixer", "coupling", "mixer", "injector", second)}
 
 
 def flow_name(parts) -> str:
+  if "stages" in parts:
+    return {id(HCFLOW): "hcflow", id(JET): "jet"}.get(id(parts), "null_space")
   return "+".join(
     "-".join(map(name_of, block)) if isinstance(block, tuple) else name_of(block)
     for block in parts.values()
   )
 
 
-ALL_FLOWS = list(flows())
-# The first ones have most pairs that are new; the last are of other layers.
-FLOWS = [
-  pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * (8 <= i < len(ALL_FLOWS) - 4))
-  for i, parts in enumerate(ALL_FLOWS)
-]
+def marked():
+  """The flows; those that bring nothing that is new, but only new pairs, are slow."""
+  seen = set()
+  for parts in flows():
+    new = {(place, str(block)) for place, block in parts.items()} - seen
+    seen |= new
+    yield pytest.param(parts, id=flow_name(parts), marks=[] if new else [pytest.mark.slow])
+
+
+FLOWS = list(marked())
 
 
 @pytest.mark.parametrize("parts", FLOWS)
 def test_flow_of_kinds(parts):
   model = build_model(flow_config(**parts))
   params = random_params(model)
-  hr, given = random_images(model, lr_size=(2, 3))
+  hr, _ = random_images(model, lr_size=(2, 3))
+  # Of one target LR must be HR's own LR image.
+  given = Given(bicubic_resize_on_device(hr, 1 / model.scale), normal(2, hr.shape))
 
   @jax.jit
   def everything(params, hr, given):
@@ -393,6 +516,46 @@ def test_flow_of_kinds(parts):
   assert sum(np.sum(np.log(f)) for f in factors) >= -log_det[0] / hr.size
 
 
+def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
+  """At any temperature, for the latent of the LR image is not drawn."""
+  model = build_model(flow_config(**HCFLOW))
+  params = random_params(model)
+  _, given = random_images(model, lr_size=(3, 2))
+
+  @jax.jit
+  def latents_of_sample(params, given):
+    def call(*args, method):
+      return model.apply({"params": params}, *args, method=method)
+
+    context = call(given, method="condition")
+    drawn = call(jax.random.key(0), context, 1.0, method="latents_at")
+    hr, _ = call(drawn, context, method="inverse_and_log_det")
+    return call(hr, context, method="density_parts").latents
+
+  *others, of_lr = latents_of_sample(params, given)
+  assert all(np.std(z) > 0.5 for z in others)
+  np.testing.assert_allclose(np.exp(-6) * of_lr, 0, atol=1e-8)  # kept less lr
+
+
+def test_tiles_of_windows_are_the_whole_image():
+  """Tiles begin where windows do, whatever the overlap that is asked for."""
+  model = build_model(flow_config(**JET | {"conditioner": TRANSFORMER | {"window": 4}}))
+  assert model.lr_multiple == 4 and model.tile_overlap == 8 + 10
+  params = random_params(model, dtype=np.float32)
+  params = jax.tree.map(lambda leaf: 0.3 * leaf if leaf.ndim >= 4 else leaf, params)
+  lr = np.random.default_rng(0).random((6, 61, 3), np.float32)
+  images = []
+  for counts in ((1, 1), (1, 2)):
+    sampler = Sampler(model, params)
+    assert sampler.budget.overlap == 20
+    sampler.budget.use((8, 64), Request(("draw",)), Plan(cut((8, 64), counts, 20, 4)))
+    image = np.empty((24, 244, 3), np.float32)
+    for _, window, part in sampler.draw(sampler.prepare(lr, Request(("draw",))), 0, range(1), 0.8):
+      image[window] = part
+    images.append(image)
+  np.testing.assert_allclose(*images, atol=1e-4)
+
+
 # --- Reading blocks. ---
 
 
@@ -412,6 +575,26 @@ def test_flow_of_kinds(parts):
     ({"mixer": 7}, r"config.model.mixer is 7: it must be a block of fields"),
     ({"step": "actnorm"}, r"config.model.step is 'actnorm': it must be a list of layers"),
     ({"step": ("actnorm", "mixr")}, r"config.model.step\[1\].kind is 'mixr': one of actnorm"),
+    (
+      {"last_prior": "lr"},
+      r"stages\[1\]: an lr prior is of 3 channels at LR's size, not of 24 at 1",
+    ),
+    ({"conditioner": TRANSFORMER | {"heads": 4}}, r"heads is 4: it must divide width, 6"),
+    ({"conditioner": TRANSFORMER | {"window": 5}}, r"window is 5: it must be even"),
+    ({"prior": "flow"}, r"missing key config.model.prior.step"),
+    (
+      {"prior": {"kind": "flow", "step": 3, "steps": 1}},
+      r"prior.step is 3: it must be a list of la",
+    ),
+    (
+      {"prior": {"kind": "flow", "step": ("actnrm",), "steps": 1}},
+      r"config.model.prior.step\[0\].kind is 'actnrm'",
+    ),
+    (
+      {"prior": FLOW_OF_KEPT | {"taps": ()}},
+      r"config.model.prior: a flow prior with blocks needs taps",
+    ),
+    ({"target": "null_space"}, r"null_space, whose images cannot be padded, but .* multiples of 4"),
     ({"last_prior": "gaussian"}, r"at the end of the flow no channels are kept"),
     (
       {"prior": {"kind": "gaussian", "given": ()}},

@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
+import runs
 from configs import base
 from models import random_params, small_model
+from srflow_jax import checkpoints
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import abstract_params, build_model
-from srflow_jax.training import diagnosis, optimizer
+from srflow_jax.training import checkpoint, diagnosis, optimizer
 from srflow_jax.training.diagnosis import FiniteChecks, make_diagnosis
 from srflow_jax.training.step import create_state, make_train_step
 from test_training import micro_config
@@ -132,6 +135,13 @@ def test_the_encoder_has_a_rate_of_its_own():
     ({"optimizer": {"kind": "lion", "b1": None}}, "optax.lion cannot be used so"),
     ({"optimizer": {"kind": "polyak_sgd"}}, "optimizer.*polyak_sgd"),
     ({"optimizer": {"kind": "lbfgs"}}, "optax.lbfgs cannot be used so"),
+    # It would follow no schedule.
+    (
+      {"optimizer": {"kind": "muon", "adam_learning_rate": 1.0}},
+      "unknown key .*adam_learning_rate",
+    ),
+    ({"optimizer": {"kind": "schedule_free_adamw"}, "ema_decay": 0.9}, "an average of its own"),
+    ({"optimizer": {"kind": "schedule_free"}}, "optax.schedule_free cannot be used so"),
   ],
 )
 def test_what_cannot_be_meant_is_refused(fields, message):
@@ -153,6 +163,9 @@ def test_what_cannot_be_meant_is_refused(fields, message):
     ({"kind": "adabelief"}, optax.adabelief(0.1)),
     ({"kind": "lamb"}, optax.lamb(0.1)),
     ({"kind": "yogi"}, optax.yogi(0.1)),
+    ({"kind": "adamw", "weight_decay": 0.1}, optax.adamw(0.1, weight_decay=0.1)),
+    ({"kind": "schedule_free_adamw"}, optax.contrib.schedule_free_adamw(0.1)),
+    ({"kind": "prodigy"}, optax.contrib.prodigy(0.1)),
   ],
 )
 def test_any_optimiser_of_optax_follows_from_its_name(optimizer_block, expected):
@@ -168,6 +181,60 @@ def test_any_optimiser_of_optax_follows_from_its_name(optimizer_block, expected)
     updates, flow_state = expected.update(gradients["flow"], flow_state, flow)
     flow = optax.apply_updates(flow, updates)
   assert_equal(new["flow"], flow)
+
+
+@pytest.mark.parametrize("name", ["x4_da", "x4_srflow"])
+def test_muon_s_matrices_are_kernels_that_do_not_begin_at_zero(name):
+  params = abstract_params(small_model(name))
+  chosen = jax.tree.map(
+    lambda numbers: numbers is not None,
+    optimizer.muon_matrices(params),
+    is_leaf=lambda node: node is None or isinstance(node, optax.contrib.MuonDimensionNumbers),
+  )
+  leaves = jax.tree_util.tree_leaves_with_path(chosen)
+  names = {jax.tree_util.keystr(path, simple=True, separator="/"): yes for path, yes in leaves}
+  for path, yes in names.items():
+    is_kernel = path.endswith("kernel") and "/mixer/" not in path
+    assert yes == (is_kernel and "/last/" not in path and "/prior/" not in path), path
+
+
+def test_muon_turns_a_kernel_as_a_matrix():
+  params = {"flow": {"kernel": jax.random.normal(jax.random.key(0), (2, 3, 3, 4, 8))}}
+  gradients = jax.tree.map(jnp.sin, params)
+  move = moves(optim_config(optimizer={"kind": "muon", "consistent_rms": 0.2}), params, gradients)
+  for of_layer in move["flow"]["kernel"].reshape(2, 36, 8) / (0.1 * 0.2 * 6):
+    # Newton-Schulz brings singular values to about 1, not exactly.
+    assert np.all(np.abs(np.linalg.svd(of_layer, compute_uv=False) - 1) < 0.4)
+
+
+@pytest.mark.parametrize("block", [{"kind": "muon"}, {"kind": "schedule_free_adamw"}], ids=str)
+def test_a_run_by_another_optimiser_goes_on_exactly(block, tmp_path):
+  config = runs.get_config()
+  config.optim.optimizer = block
+  model = build_model(config.model)
+  step = make_train_step(model, read_config(config), ("flow",))
+  state = micro_state(config, model)
+  like = jax.eval_shape(lambda: state)
+  for number in range(4):
+    if number == 2:
+      with checkpoints.writer(tmp_path, keep=1) as writer:
+        checkpoint.save(writer, state)
+    state, _ = step(state, micro_batch(2, seed=number))
+  assert int(state.skipped) == 0
+  again, _, _ = checkpoint.restore_latest(tmp_path, like, lambda params: None)
+  for number in range(2, 4):
+    again, _ = step(again, micro_batch(2, seed=number))
+  assert_equal(
+    (again.params, again.opt_state, again.ema), (state.params, state.opt_state, state.ema)
+  )
+  # What evaluation uses is the average, where the optimiser defines one.
+  assert bool(state.ema) == (block["kind"] != "muon")
+  if state.ema:
+    expected = optax.contrib.schedule_free_eval_params(
+      state.opt_state["flow"], state.params["flow"]
+    )
+    assert_close(state.ema["flow"], expected, rtol=1e-5, atol=1e-6)
+    assert_equal(state.ema["encoder"], state.params["encoder"])
 
 
 @pytest.mark.parametrize("num_steps", [4, 10, 200_000])

@@ -1,6 +1,7 @@
 """The report as one HTML page that needs no other file."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -27,12 +28,30 @@ figure { margin: 1.5rem 0 }
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part of the page.
+
+  Attributes:
+    title: Its heading.
+    text: What stands under that.
+    tables: Lines of cells, the heading first.
+    plots: PNG files by title.
+  """
+
+  title: str
+  text: str
+  tables: Sequence[Sequence[Sequence[str]]]
+  plots: Mapping[str, bytes]
+
+
 def html_page(
   summary: Mapping[str, Any],
   cells: Sequence[Sequence[str]],
   note: str,
   plots: Mapping[str, bytes],
   sheets: Mapping[str, pathlib.Path],
+  sections: Sequence[Section] = (),
 ) -> str:
   """Makes the page.
 
@@ -42,6 +61,7 @@ def html_page(
     note: What stands under it.
     plots: PNG files by title.
     sheets: Comparison sheets by image.
+    sections: Parts between the plots and the images.
 
   Returns:
     HTML with all pictures inside.
@@ -57,8 +77,10 @@ def html_page(
     f"<pre>{html.escape(summary['command'])}</pre>",
   ]
   if plots:
-    shown = (figure(heading, "image/png", png) for heading, png in plots.items())
-    parts += ["<h2>Plots</h2>", '<div class="plots">', *shown, "</div>"]
+    parts += ["<h2>Plots</h2>", *_figures(plots)]
+  for section in sections:
+    parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
+    parts += [*map(table, section.tables), *_figures(section.plots)]
   parts.append("<h2>Images</h2>")
   for name, path in sheets.items():  # a wide one scrolls: shrunk, it would show nothing
     parts.append(figure(name, "image/jpeg", jpeg(path), "sheet"))
@@ -94,6 +116,11 @@ def table(cells: Sequence[Sequence[str]], styles: Mapping[tuple[int, int], str] 
 def _styled(text: str, style: str | None) -> str:
   tag = {"bold": "b", "italic": "i"}.get(style or "")
   return f"<{tag}>{text}</{tag}>" if tag else text
+
+
+def _figures(plots: Mapping[str, bytes]) -> list[str]:
+  figures = (figure(heading, "image/png", png) for heading, png in plots.items())
+  return ['<div class="plots">', *figures, "</div>"]
 
 
 def figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str:

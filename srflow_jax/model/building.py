@@ -9,7 +9,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-import srflow_jax.model.residual_encoders  # noqa: F401, for the kinds that it registers
+# For the kinds that they register:
+import srflow_jax.model.attention
+import srflow_jax.model.conditional_priors
+import srflow_jax.model.couplings
+import srflow_jax.model.residual_encoders  # noqa: F401
 from srflow_jax import blocks
 from srflow_jax.blocks import limited
 from srflow_jax.errors import InputError
@@ -17,7 +21,7 @@ from srflow_jax.model import layers, targets
 from srflow_jax.model.encoders import Encoder
 from srflow_jax.model.features import Given
 from srflow_jax.model.flow import StageSpec
-from srflow_jax.model.kinds import Part, read_part
+from srflow_jax.model.kinds import read_part, read_parts
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.model import ComputeSpec, Model, SRFlow, SuperResolver
@@ -99,30 +103,44 @@ def build_model(
       f"{where}.target is {target.kind}, but an encoder of kind {encoder.kind} has no "
       "super-resolution of its own"
     )
-  return SRFlow(
+  model = SRFlow(
     scale=scale,
     encoder_part=encoder,
     compute=compute,
-    stage_specs=_read_stages(config, where),
+    stage_specs=_read_stages(config, target.shape(scale), where),
     target=target,
   )
+  if model.lr_multiple > 1 and not target.takes_padding:
+    raise InputError(
+      f"{where}.target is {target.kind}, whose images cannot be padded, but the flow's parts need "
+      f"LR images of multiples of {model.lr_multiple} pixels"
+    )
+  return model
 
 
-def _read_stages(config: Mapping[str, Any], where: str) -> tuple[StageSpec, ...]:
-  """Reads a model's stages, with all that they take from the model's block."""
+def _read_stages(
+  config: Mapping[str, Any], shape: tuple[int, int], where: str
+) -> tuple[StageSpec, ...]:
+  """Reads a model's stages, with all that they take from the model's block.
+
+  Args:
+    config: the block.
+    shape: of the flow's image, as `targets.Target.shape` says it.
+    where: the block's place in the configuration.
+  """
   defaults = {
     place: read_part(place, config.get(key, {}), f"{where}.{key}", {})
     for key, place in _PLACES.items()
     if key in config or key != "conditioner"
   }
   shared = {
-    key: _read_layers(config.get(key, published), where, key, defaults)
+    key: read_parts(layers.Layer, config.get(key, published), f"{where}.{key}", defaults)
     for key, published in (("transition", PUBLISHED_TRANSITION), ("step", PUBLISHED_STEP))
   } | {
     "prior": read_part(Prior, config.get("prior", {}), f"{where}.prior", defaults),
   }
   last_prior = config.get("last_prior", {"kind": "standard"})
-  specs, channels = [], 3
+  specs, (channels, downscale) = [], shape
   for i, stage in enumerate(config["stages"]):
     place = f"{where}.stages[{i}]"
     is_last = i == len(config["stages"]) - 1
@@ -132,18 +150,27 @@ def _read_stages(config: Mapping[str, Any], where: str) -> tuple[StageSpec, ...]
       own["prior"] = read_part(Prior, last_prior, f"{where}.last_prior", defaults)
     for key in ("transition", "step"):
       if key in stage:
-        own[key] = _read_layers(stage.pop(key), place, key, defaults)
+        own[key] = read_parts(layers.Layer, stage.pop(key), f"{place}.{key}", defaults)
     if "prior" in stage:
       own["prior"] = read_part(Prior, stage.pop("prior"), f"{place}.prior", defaults)
     fields = blocks.read(_StageFields, stage, place)
     spec = StageSpec(**dataclasses.asdict(fields), **own)
-    channels = _checked(spec, channels, is_last, place)
+    downscale *= spec.squeeze
+    channels = _checked(spec, channels, is_last, config["scale"] / downscale, place)
     specs.append(spec)
   return tuple(specs)
 
 
-def _checked(spec: StageSpec, channels: int, is_last: bool, where: str) -> int:
-  """Refuses what does not fit in a stage that so many channels enter; returns what leaves it."""
+def _checked(spec: StageSpec, channels: int, is_last: bool, enlargement: float, where: str) -> int:
+  """Refuses what does not fit in a stage; returns how many channels leave it.
+
+  Args:
+    spec: the stage.
+    channels: how many enter it.
+    is_last: whether it is the last.
+    enlargement: the size of its images over that of LR.
+    where: its place in the configuration.
+  """
   channels *= spec.squeeze**2
   if is_last and spec.split:
     raise InputError(f"{where}: the last of config.model.stages has no split")
@@ -154,26 +181,20 @@ def _checked(spec: StageSpec, channels: int, is_last: bool, where: str) -> int:
     )
   if spec.split and not 0 < spec.kept_channels(channels) < channels:
     raise InputError(f"{where}: its split keeps {spec.kept_channels(channels)} of {channels}")
+  if spec.split or is_last:
+    given = channels - spec.kept_channels(channels) if spec.split else channels
+    try:
+      spec.prior.cls.check_place(given, enlargement)
+    except ValueError as error:
+      raise InputError(f"{where}: {error}") from error
   couples = any(
-    issubclass(part.cls, layers.Coupling)
+    issubclass(part.cls, layers.SplitCoupling)
     for times, step in ((spec.transition_steps, spec.transition), (spec.steps, spec.step))
     for part in step * bool(times)
   )
   if couples and channels < 2:
     raise InputError(f"{where}: a coupling needs two channels or more")
   return spec.kept_channels(channels)
-
-
-def _read_layers(
-  values: Any, where: str, key: str, defaults: Mapping[type, Any]
-) -> tuple[Part, ...]:
-  """Reads the layers of a step: blocks, or names of kinds."""
-  if isinstance(values, str | Mapping) or not isinstance(values, list | tuple):
-    raise InputError(f"{where}.{key} is {values!r}: it must be a list of layers")
-  return tuple(
-    read_part(layers.Layer, value, f"{where}.{key}[{i}]", defaults)
-    for i, value in enumerate(values)
-  )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -214,8 +235,11 @@ def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
   size = 2 * model.scale * model.lr_multiple
   hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)
-  given = Given(lr)  # pyright: ignore[reportArgumentType] shapes take the place of arrays
-  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, given)
+
+  def init(key: Array, hr: Array, lr: Array) -> dict[str, Any]:
+    return init_params(model, key, hr, Given(lr))
+
+  return jax.eval_shape(init, jax.random.key(0), hr, lr)
 
 
 def count_parameters(params: Any) -> int:

@@ -4,6 +4,7 @@ Layers are listed in the order in which they run image → latents.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -45,6 +46,14 @@ class StageSpec:
   transition: tuple[Part, ...]
   step: tuple[Part, ...]
   prior: Part
+
+  def multiple_and_reach(self, has_prior: bool) -> tuple[int, int]:
+    """What the sides of its images must be multiples of, and the furthest that a part reaches."""
+    layers = [*self.transition * bool(self.transition_steps), *self.step * bool(self.steps)]
+    made = [part.unbound(channels=2, feature_channels=1) for part in layers]
+    if has_prior:
+      made.append(self.prior.unbound(channels=2, kept_channels=1, feature_channels=1))
+    return math.lcm(*(part.multiple for part in made)), max([0, *(part.reach for part in made)])
 
   def kept_channels(self, channels: int) -> int:
     """Channels that the split keeps of so many, all of them if there is no split."""
@@ -124,8 +133,12 @@ def layer_names(layers: tuple[Part, ...]) -> list[str]:
   return names
 
 
-def _steps(
-  layers: tuple[Part, ...], times: int, channels: int, feature_channels: int, remat: bool
+def steps_in_a_row(
+  layers: tuple[Part, ...],
+  times: int,
+  channels: int,
+  feature_channels: int,
+  remat: bool = False,
 ) -> nn.Module:
   """`times` equal steps in a row, as one module."""
   step = Step
@@ -135,7 +148,7 @@ def _steps(
   return repeated(step, times, methods, shared={"condition": 2})(layers, channels, feature_channels)
 
 
-def _condition(steps: nn.Module, features: Features, given: Given) -> list[Any]:
+def condition_steps(steps: nn.Module, features: Features, given: Given) -> list[Any]:
   """The contexts of the layers of steps in a row, stacked along the first axis."""
   _, kernels = steps.feature_kernels(None)
   return steps.condition(None, convolve_all(features, kernels), features, given)[1]
@@ -154,9 +167,9 @@ class Stage(nn.Module):
     spec, channels = self.spec, self.channels * self.spec.squeeze**2
     sizes = channels, self.feature_channels, self.remat
     if spec.transition_steps:
-      self.transitions = _steps(spec.transition, spec.transition_steps, *sizes)
+      self.transitions = steps_in_a_row(spec.transition, spec.transition_steps, *sizes)
     if spec.steps:
-      self.steps = _steps(spec.step, spec.steps, *sizes)
+      self.steps = steps_in_a_row(spec.step, spec.steps, *sizes)
     self.kept = spec.kept_channels(channels)
     if spec.split or self.is_last:
       self.prior = spec.prior(
@@ -169,8 +182,10 @@ class Stage(nn.Module):
     """The context of the stage, from features of its resolution."""
     spec = self.spec
     return StageContext(
-      transitions=_condition(self.transitions, features, given) if spec.transition_steps else None,
-      steps=_condition(self.steps, features, given) if spec.steps else None,
+      transitions=condition_steps(self.transitions, features, given)
+      if spec.transition_steps
+      else None,
+      steps=condition_steps(self.steps, features, given) if spec.steps else None,
       prior=self.prior.condition(features, given) if spec.split or self.is_last else None,
     )
 
@@ -220,17 +235,20 @@ class Stage(nn.Module):
 
 
 class ConditionalFlow(nn.Module):
-  """Stages from an image `[B, H, W, 3]` to a tuple of standard-normal latents, finest first.
+  """Stages from an image to a tuple of standard-normal latents, finest first.
 
-  H and W must be multiples of the last of `downscales`.
+  The image is `[B, H / downscale, W / downscale, channels]` of HR images `[B, H, W, 3]`. H and W
+  must be multiples of the last of `downscales`.
   """
 
   stage_specs: tuple[StageSpec, ...]
   feature_channels: int
   remat: bool = False
+  channels: int = 3
+  downscale: int = 1
 
   def setup(self) -> None:
-    stages, channels = [], 3
+    stages, channels = [], self.channels
     for i, spec in enumerate(self.stage_specs):
       is_last = i == len(self.stage_specs) - 1
       stages.append(Stage(spec, channels, self.feature_channels, is_last, self.remat))
@@ -239,22 +257,28 @@ class ConditionalFlow(nn.Module):
 
   @property
   def downscales(self) -> tuple[int, ...]:
-    """HR size over each stage's size: the product of the squeezes so far."""
-    result, downscale = [], 1
+    """HR size over each stage's size: the flow's image's, times the squeezes so far."""
+    result, downscale = [], self.downscale
     for spec in self.stage_specs:
       downscale *= spec.squeeze
       result.append(downscale)
     return tuple(result)
 
   def latent_shapes(self, batch: int, height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the latents of images `[batch, height, width, 3]`."""
-    shapes, channels = [], 3
+    """Shapes of the latents of HR images `[batch, height, width, 3]`."""
+    shapes, channels = [], self.channels
     for spec, downscale in zip(self.stage_specs, self.downscales, strict=True):
       size = (batch, height // downscale, width // downscale)
       squeezed, channels = channels * spec.squeeze**2, spec.out_channels(channels)
       if spec.split:
         shapes.append((*size, squeezed - channels))
     return (*shapes, (*size, channels))
+
+  @property
+  def latents_drawn(self) -> tuple[bool, ...]:
+    """Of each latent, whether sampling draws it (`priors.Prior.is_drawn`)."""
+    specs = [spec for spec in self.stage_specs[:-1] if spec.split]
+    return tuple(spec.prior.cls.is_drawn for spec in (*specs, self.stage_specs[-1]))
 
   def condition(self, features: dict[int, Features], given: Given) -> tuple[StageContext, ...]:
     """All stages' contexts, from features at each of `downscales`."""
@@ -266,7 +290,7 @@ class ConditionalFlow(nn.Module):
   def forward_by_stage(
     self, image: Array, context: tuple[StageContext, ...]
   ) -> tuple[Latents, tuple[Array, ...]]:
-    """Image `[B, H, W, 3]` → latents and the log-det of each stage, `[B]`, nats."""
+    """Image → latents and the log-det of each stage, `[B]`, nats."""
     z, latents, log_dets = image, [], []
     for stage, stage_context in zip(self.stages, context, strict=True):
       z, latent, log_det = stage.forward_and_log_det(z, stage_context)

@@ -26,7 +26,8 @@ from srflow_jax.errors import InputError
 
 C = TypeVar("C", bound=type)
 
-_PLACE = "place"  # the key of a field's metadata
+_PLACE = "place"  # keys of a field's metadata: it is a part, or several
+_PLACES = "places"
 
 
 class Place:
@@ -79,6 +80,11 @@ def part(place: type) -> Any:
   return dataclasses.field(metadata={_PLACE: place})
 
 
+def parts(place: type) -> Any:
+  """A field of a kind that is several parts, in order: a list of blocks, which must be given."""
+  return dataclasses.field(metadata={_PLACES: place})
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
   """A kind of module with its settings: what a configuration's block says, ready to be built.
@@ -122,6 +128,8 @@ def all_parts(parts: Iterable[Any]) -> "Iterator[Part]":
     elif isinstance(each, Part):
       yield each
       yield from all_parts(value for _, value in each.settings)
+    elif isinstance(each, tuple):
+      yield from all_parts(each)
 
 
 def import_plugins(modules: Iterable[str]) -> None:
@@ -173,12 +181,30 @@ def read_part(
       settings[field] = defaults[inner_place]
     else:
       raise InputError(f"missing key {where}.{field}")
+  several = {f.name: f.metadata[_PLACES] for f in dataclasses.fields(cls) if _PLACES in f.metadata}
+  for field, inner_place in several.items():
+    if field not in block:
+      raise InputError(f"missing key {where}.{field}")
+    settings[field] = read_parts(inner_place, block.pop(field), f"{where}.{field}", defaults)
   # Linen gives every module the fields `parent` and `name`.
   structure = {"parent", "name", *(field.name for field in dataclasses.fields(place))}
-  settings |= blocks.read_fields(cls, block, where, without={*inner, *structure})
+  settings |= blocks.read_fields(cls, block, where, without={*inner, *several, *structure})
   try:
     if check := getattr(cls, "check_settings", None):
       check(settings)
     return Part(cls, tuple(settings.items())) if issubclass(cls, nn.Module) else cls(**settings)
   except ValueError as error:
     raise InputError(f"{where}: {error}") from error
+
+
+def read_parts(
+  place: type, values: Any, where: str, defaults: Mapping[type, Any] | None = None
+) -> tuple[Any, ...]:
+  """Reads a list of blocks or names of kinds, each as `read_part` does.
+
+  Raises:
+    InputError: it is no list, or as `read_part`.
+  """
+  if isinstance(values, str | Mapping) or not isinstance(values, list | tuple):
+    raise InputError(f"{where} is {values!r}: it must be a list of {place.place}s")
+  return tuple(read_part(place, value, f"{where}[{i}]", defaults) for i, value in enumerate(values))

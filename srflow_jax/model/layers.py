@@ -26,7 +26,7 @@ from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
-from srflow_jax.model.nets import Net
+from srflow_jax.model.nets import Net, property_of, radius_of
 
 Array = jax.Array
 
@@ -38,6 +38,7 @@ class Layer(nn.Module, Place, kw_only=True):
     channels: C of what it maps.
     feature_channels: channels of the features at its resolution.
     reach: LR pixels that it sees around a pixel, as `nets.Net.reach` counts them.
+    multiple: what height and width must be multiples of, as `nets.Net.multiple`.
   """
 
   place: ClassVar[str] = "layer"
@@ -55,6 +56,11 @@ class Layer(nn.Module, Place, kw_only=True):
   def radius(self) -> int | None:
     """How far the layer sees z, in pixels of its own resolution; None where no bound is known."""
     return None
+
+  @property
+  def multiple(self) -> int:
+    """See the class."""
+    return 1
 
   def feature_kernel(self) -> Array | None:
     """A kernel that the features are to be convolved with (`Net.feature_kernel`), or None."""
@@ -183,7 +189,12 @@ class Injector(Layer):
   @property
   def reach(self) -> int:
     """See the base class."""
-    return self.net.cls.reach
+    return property_of(self.net, "reach")
+
+  @property
+  def multiple(self) -> int:
+    """See the base class."""
+    return property_of(self.net, "multiple")
 
   def feature_kernel(self) -> Array | None:
     """See the base class."""
@@ -207,55 +218,50 @@ class Injector(Layer):
     return z, sum_event(log_derivative)
 
 
-@kind("coupling")
-class Coupling(Layer):
-  """A map of the second half b of the channels, given the first half a and the LR features u.
+class SplitCoupling(Layer):
+  """A map of the second half b of the channels, given the first half a and something else, u.
 
       forward:  b' = map(b; h(a, u))
       log-det:  sum(log map')
       inverse:  b = map^-1(b'; h(a, u)), since a is what it was
 
-  The first half has `C // 2` channels.
+  The first half has `C // 2` channels. The context is what the net takes as u.
 
   Attributes:
     map: the elementwise map.
     net: the net h.
-    sees_features: whether h is given u.
   """
-
-  has_published_names: ClassVar[bool] = True
 
   map: Map = part(Map)
   net: Part = part(Net)
-  sees_features: bool = True
+
+  @property
+  def seen_channels(self) -> int:
+    """Channels of u; 0 for none."""
+    raise NotImplementedError
 
   def setup(self) -> None:
     self.keep = self.channels // 2
     self.conditioner = self.net(
       own_channels=self.keep,
-      feature_channels=self.feature_channels if self.sees_features else 0,
+      feature_channels=self.seen_channels,
       out=self.map.numbers * (self.channels - self.keep),
     )
 
   @property
   def reach(self) -> int:
     """See the base class."""
-    return self.net.cls.reach
+    return property_of(self.net, "reach")
 
   @property
   def radius(self) -> int | None:
     """That of its net."""
-    return self.net.unbound(own_channels=1, feature_channels=0, out=1).radius
+    return radius_of(self.net)
 
-  def feature_kernel(self) -> Array | None:
+  @property
+  def multiple(self) -> int:
     """See the base class."""
-    return self.conditioner.feature_kernel() if self.sees_features else None
-
-  def condition(self, convolved: Array | None, features: Features, given: Given) -> Array | None:
-    """What the net takes as u."""
-    if not self.sees_features:
-      return None
-    return features.whole() if convolved is None else convolved
+    return property_of(self.net, "multiple")
 
   def _parameters(self, a: Array, u: Array | None) -> Any:
     return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))
@@ -272,3 +278,31 @@ class Coupling(Layer):
     a, b = z[..., : self.keep], z[..., self.keep :]
     b, log_derivative = self.map.inverse(b, self._parameters(a, context))
     return jnp.concatenate([a, b], -1), sum_event(log_derivative)
+
+
+@kind("coupling")
+class Coupling(SplitCoupling):
+  """A split coupling whose net sees the LR features u, or nothing but a (SRFlow, section 3.3).
+
+  Attributes:
+    sees_features: whether the net is given u.
+  """
+
+  has_published_names: ClassVar[bool] = True
+
+  sees_features: bool = True
+
+  @property
+  def seen_channels(self) -> int:
+    """See the base class."""
+    return self.feature_channels if self.sees_features else 0
+
+  def feature_kernel(self) -> Array | None:
+    """See the base class."""
+    return self.conditioner.feature_kernel() if self.sees_features else None
+
+  def condition(self, convolved: Array | None, features: Features, given: Given) -> Array | None:
+    """What the net takes as u."""
+    if not self.sees_features:
+      return None
+    return features.whole() if convolved is None else convolved

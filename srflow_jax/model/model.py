@@ -6,6 +6,7 @@ ask of it as much as you like: `model.apply({"params": params}, ..., method="NAM
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -31,7 +32,8 @@ class Context:
 
   Attributes:
     stages: the contexts of the flow's stages; () for a model without a flow.
-    base: the image that is added to what the flow gives, of `padded_size`; None for none.
+    base: what the target needs of LR (`targets.Target.base`): for most an image of `padded_size`
+      that is added to what the flow gives; None for none.
     batch: images in the batch.
     hr_size: height and width of the image that the flow models.
     padded_size: the same, enlarged at the bottom and right to what the flow's squeezes divide.
@@ -113,6 +115,11 @@ class Model(nn.Module, kw_only=True):
     return 1
 
   @property
+  def num_latents(self) -> int:
+    """How many latents there are, each of which may be drawn at a temperature of its own."""
+    return 0
+
+  @property
   def tile_overlap(self) -> int:
     """LR pixels of overlap that leave less than a quarter of a grey level between tiles and image.
 
@@ -138,6 +145,7 @@ class Model(nn.Module, kw_only=True):
   ) -> Latents:
     """Draws one set of latents of standard deviation `temperature` for the context's batch.
 
+    The temperature is a number, or an array with one for each latent, finest first.
     They are windows of fields over the whole plane: `origin` says where.
     """
     raise NotImplementedError
@@ -167,7 +175,7 @@ class Model(nn.Module, kw_only=True):
     Args:
       key: Which samples.
       context: Of the LR image, or of a tile of it.
-      temperature: Standard deviation of the latents.
+      temperature: Standard deviation of the latents, or `[num_latents]`, one for each.
       num_samples: How many samples.
       first: The number of the first.
       origin: Where the tile lies in the image: its top left LR pixel, both coordinates multiples
@@ -223,19 +231,41 @@ class SRFlow(Model, kw_only=True):
 
   def setup(self) -> None:
     self.encoder = self.encoder_part(scale=self.scale, **dataclasses.asdict(self.compute))
-    self.flow = ConditionalFlow(self.stage_specs, self.encoder.feature_channels, self.compute.remat)
+    self.flow = ConditionalFlow(
+      self.stage_specs,
+      self.encoder.feature_channels,
+      self.compute.remat,
+      *self.target.shape(self.scale),
+    )
 
   @property
   def lr_multiple(self) -> int:
     """See the base class."""
-    return max(1, math.prod(spec.squeeze for spec in self.stage_specs) // self.scale)
+    multiples = []
+    for downscale, (multiple, _) in self._stages():
+      pixels = downscale * multiple  # of HR
+      multiples.append(pixels // math.gcd(pixels, self.scale))
+    return math.lcm(*multiples)
+
+  @property
+  def num_latents(self) -> int:
+    """See the base class: one of each split, and what leaves the last stage."""
+    return 1 + sum(spec.split for spec in self.stage_specs)
 
   @property
   def tile_overlap(self) -> int:
     """See the base class."""
-    layers = [part for spec in self.stage_specs for part in (*spec.transition, *spec.step)]
-    reaches = [part.unbound(channels=2, feature_channels=1).reach for part in layers]
-    return self.encoder_part.unbound(scale=self.scale).reach + max(_LAST_LAYERS_REACH, *reaches)
+    reaches = [reach for _, (_, reach) in self._stages()]
+    own = max(_LAST_LAYERS_REACH, self.target.reach, *reaches)
+    return self.encoder_part.unbound(scale=self.scale).reach + own
+
+  def _stages(self) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Of each stage HR size over its size, and its `StageSpec.multiple_and_reach`."""
+    _, downscale = self.target.shape(self.scale)
+    for spec in self.stage_specs:
+      downscale *= spec.squeeze
+      has_prior = spec.split or spec is self.stage_specs[-1]
+      yield downscale, spec.multiple_and_reach(has_prior)
 
   def condition(self, given: Given) -> Context:
     """See the base class."""
@@ -257,17 +287,14 @@ class SRFlow(Model, kw_only=True):
     """See the base class."""
     if hr.shape[1:3] != context.hr_size:
       raise ValueError(f"hr is {hr.shape[1:3]}, its LR image asks for {context.hr_size}")
-    image = pad_to(hr, context.padded_size)
-    if context.base is not None:
-      image -= context.base
+    image = self.target.to_flow(pad_to(hr, context.padded_size), context.base, self.scale)
     latents, log_dets = self.flow.forward_by_stage(image, context.stages)
     return DensityParts(log_dets, tuple(map(standard_normal_log_prob, latents)), latents)
 
   def inverse_and_log_det(self, latents: Latents, context: Context) -> tuple[Array, Array]:
     """See the base class."""
     image, log_det = self.flow.inverse_and_log_det(latents, context.stages)
-    if context.base is not None:
-      image += context.base
+    image = self.target.from_flow(image, context.base, self.scale)
     height, width = context.hr_size
     return image[:, :height, :width], log_det
 
@@ -292,12 +319,18 @@ class SRFlow(Model, kw_only=True):
     shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
     keys = jax.random.split(key, len(shapes))
 
-    def draw(k: Array, shape: tuple[int, ...]) -> Array:
+    each = (
+      [temperature] * len(shapes) if jnp.ndim(temperature) == 0 else list(jnp.asarray(temperature))
+    )
+
+    def draw(k: Array, shape: tuple[int, ...], of_level: float | Array, is_drawn: bool) -> Array:
+      if not is_drawn:
+        return jnp.zeros(shape, jnp.float32)
       downscale = context.padded_size[0] // shape[1]
       corner = (side * self.scale // downscale for side in origin)
-      return temperature * normal_field(k, shape, *corner)
+      return of_level * normal_field(k, shape, *corner)
 
-    return tuple(draw(k, shape) for k, shape in zip(keys, shapes, strict=True))
+    return tuple(map(draw, keys, shapes, each, self.flow.latents_drawn))
 
 
 class SuperResolver(Model, kw_only=True):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from srflow_jax.blocks import limited
 from srflow_jax.model.bijectors import actnorm_params
-from srflow_jax.model.kinds import Place, kind
+from srflow_jax.model.kinds import Part, Place, kind
 from srflow_jax.ops.convolutions import Conv, conv, normal_init, relu
 
 Array = jax.Array
@@ -29,11 +29,14 @@ class Net(nn.Module, Place, kw_only=True):
     out: channels of h.
     reach: LR pixels beyond which what a net sees changes a sample by less than a quarter of a grey
       level (measured for the published nets). Tiles overlap by this and the encoder's.
+    multiple: what height and width of a and u must be multiples of; images are padded to that, and
+      tiles begin at such pixels.
   """
 
   place: ClassVar[str] = "conditioner"
   published: ClassVar[str] = "convolutions"
   reach: ClassVar[int] = 8
+  multiple: ClassVar[int] = 1
 
   own_channels: int
   feature_channels: int
@@ -57,6 +60,16 @@ class Net(nn.Module, Place, kw_only=True):
         feature_channels]` if that is None; None where the net has none.
     """
     raise NotImplementedError
+
+
+def property_of(net: Part, name: str) -> int:
+  """A net's `reach` or `multiple`, which may depend on its settings."""
+  return getattr(net.unbound(own_channels=1, feature_channels=1, out=1), name)
+
+
+def radius_of(net: Part) -> int | None:
+  """A net's `radius`."""
+  return net.unbound(own_channels=1, feature_channels=1, out=1).radius
 
 
 class ZeroConv(nn.Module):

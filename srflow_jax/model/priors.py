@@ -29,10 +29,14 @@ class Prior(nn.Module, Place, kw_only=True):
     channels: channels of what it maps.
     kept_channels: channels that the split keeps; 0 at the end of the flow.
     feature_channels: channels of the features at its resolution.
+    is_drawn: whether sampling draws its eps; else it is 0 there.
+    multiple: what height and width must be multiples of.
+    reach: LR pixels that it sees around a pixel, as `nets.Net.reach` counts them.
   """
 
   place: ClassVar[str] = "prior"
   published: ClassVar[str] = "gaussian"
+  is_drawn: ClassVar[bool] = True
 
   channels: int
   kept_channels: int
@@ -42,6 +46,20 @@ class Prior(nn.Module, Place, kw_only=True):
   def needs_kept(settings: dict[str, Any]) -> bool:
     """Whether it can only stand at a split, where some channels are kept."""
     return False
+
+  @staticmethod
+  def check_place(channels: int, enlargement: float) -> None:
+    """Raises `ValueError` if it cannot map so many channels at so many times the size of LR."""
+
+  @property
+  def multiple(self) -> int:
+    """See the class."""
+    return 1
+
+  @property
+  def reach(self) -> int:
+    """See the class."""
+    return 0
 
   def condition(self, features: Features, given: Given) -> Any:
     """Computes what the prior needs of the LR image, once for all samples."""

@@ -21,7 +21,7 @@ Array = jax.Array
 GLOBAL_SKIPS = ("last_block", "first_conv")
 
 
-def _run_blocks(
+def run_blocks(
   blocks: nn.Module, x: Array, num_blocks: int, taps: tuple[int, ...]
 ) -> tuple[Array, Array]:
   """Runs equal blocks in a row and keeps the outputs of those that are tapped, and no others.
@@ -80,7 +80,7 @@ class RRDBBlock(nn.Module):
     return x + 0.2 * out
 
   def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
-    """As `_run_blocks` asks for."""
+    """As `run_blocks` asks for."""
     x, kept = carry
     x = self.transform(x)
     return (x, kept.at[slot].set(x)), None
@@ -99,7 +99,7 @@ class ResidualBlock(nn.Module):
     return x + self.conv_1(nn.relu(self.conv_0(x)))
 
   def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
-    """As `_run_blocks` asks for."""
+    """As `run_blocks` asks for."""
     x, kept = carry
     x = self.transform(x)
     return (x, kept.at[slot].set(x)), None
@@ -111,7 +111,13 @@ def _blocks(block: type[nn.Module], num_blocks: int, remat: bool) -> type[nn.Mod
   return repeated(block, num_blocks, {"__call__": False})
 
 
-def _check_taps(settings: dict) -> None:
+def blocks_in_a_row(num_blocks: int) -> type[nn.Module]:
+  """RRDB blocks for `run_blocks`, made of a width and a growth."""
+  return _blocks(RRDBBlock, num_blocks, remat=False)
+
+
+def check_taps(settings: dict) -> None:
+  """Raises `ValueError` if the `taps` of settings are not different blocks of its `num_blocks`."""
   taps, num_blocks = settings.get("taps", ()), settings["num_blocks"]
   if not all(0 <= tap < num_blocks for tap in taps) or len(set(taps)) < len(taps):
     raise ValueError(f"taps {taps} must be different and lie in [0, num_blocks = {num_blocks})")
@@ -152,7 +158,7 @@ class RRDB(TappedEncoder):
   taps: tuple[int, ...] = limited(at_least=0)
   global_skip: str = limited(one_of=GLOBAL_SKIPS)
 
-  check_settings = staticmethod(_check_taps)
+  check_settings = staticmethod(check_taps)
 
   def setup(self) -> None:
     self.conv_first = he_conv(self.width, fan_in=3)
@@ -171,7 +177,7 @@ class RRDB(TappedEncoder):
   def trunk(self, given: Given) -> Trunk:
     """See the base class."""
     first = self.conv_first(self._input(given))
-    x, taps = _run_blocks(self.blocks, first, self.num_blocks, self.taps)
+    x, taps = run_blocks(self.blocks, first, self.num_blocks, self.taps)
     skip = first if self.global_skip == "first_conv" else x
     return skip + self.trunk_conv(x), taps
 
@@ -210,7 +216,7 @@ class EDSR(TappedEncoder):
   @staticmethod
   def check_settings(settings: dict) -> None:
     """Raises `ValueError` if a tap is no block's."""
-    _check_taps({"num_blocks": 16} | settings)
+    check_taps({"num_blocks": 16} | settings)
 
   def setup(self) -> None:
     self.conv_first = he_conv(self.width, fan_in=3)
@@ -228,7 +234,7 @@ class EDSR(TappedEncoder):
   def trunk(self, given: Given) -> Trunk:
     """See the base class."""
     first = self.conv_first(self._input(given))
-    x, taps = _run_blocks(self.blocks, first, self.num_blocks, self.taps)
+    x, taps = run_blocks(self.blocks, first, self.num_blocks, self.taps)
     return first + self.trunk_conv(x), taps
 
   def upsample(self, own: Array, times: int) -> list[Array]:

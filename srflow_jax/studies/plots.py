@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from srflow_jax.evaluation.plots import draw
+from srflow_jax.evaluation.plots import draw_plot
 from srflow_jax.studies.outcome import METRICS, Metric, Outcome
 from srflow_jax.studies.receptive_field import HIDDEN
 
@@ -31,7 +31,9 @@ def plots(outcome: Outcome) -> dict[str, bytes]:
       if (curve := outcome.curves(name, f"validation/{metric.name}"))
     }
     if curves:
-      made[f"{metric.heading} of validation against steps"] = draw(_against_steps, curves, metric)
+      made[f"{metric.heading} of validation against steps"] = draw_plot(
+        _against_steps, curves, metric
+      )
   for metric in METRICS:
     for against, label in _AGAINST.items():
       points = {
@@ -41,14 +43,16 @@ def plots(outcome: Outcome) -> dict[str, bytes]:
         and (values := outcome.of_runs(name, metric.name))
       }
       if len({x for x, _ in points.values()}) > 1:
-        made[f"{metric.heading} against {label.partition(',')[0]}"] = draw(
+        made[f"{metric.heading} against {label.partition(',')[0]}"] = draw_plot(
           _against, points, metric, label
         )
   for hidden in HIDDEN:
     rises = {n: rise for n in outcome.variants if (rise := outcome.rises(n, hidden))}
     if rises:
       what = "LR" if hidden == "lr" else "LR and kept channels"
-      made[f"Rise of the nll where {what} is hidden beyond a radius"] = draw(_against_radius, rises)
+      made[f"Rise of the nll where {what} is hidden beyond a radius"] = draw_plot(
+        _against_radius, rises
+      )
   return made
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from srflow_jax.config import Optim
 from srflow_jax.errors import InputError
@@ -16,6 +17,9 @@ Array = jax.Array
 Params = dict[str, Any]
 
 _WHERE = "config.optim.optimizer"
+# Arguments of Optax's optimisers that this file gives. A rate of Adam's own beside Muon's would
+# follow no schedule: "consistent_rms" makes one rate serve both.
+_GIVEN = ("learning_rate", "adam_learning_rate", "muon_weight_dimension_numbers")
 
 
 def check(optim: Optim, batch_size: int, num_devices: int) -> None:
@@ -37,14 +41,24 @@ def check(optim: Optim, batch_size: int, num_devices: int) -> None:
     )
 
 
+def _named(kind: str) -> Any:
+  """What Optax, or its `contrib`, has under a name; None if there is nothing."""
+  return getattr(optax, kind, None) or getattr(optax.contrib, kind, None)
+
+
 def _check_optimizer(optim: Optim) -> None:
   """Makes the optimiser and takes a step of it, in shapes alone."""
   kind = optim.optimizer["kind"]
-  make = getattr(optax, kind, None)
+  make = _named(kind)
   takes = list(inspect.signature(make).parameters) if inspect.isfunction(make) else []
   if "learning_rate" not in takes:
     raise InputError(f"{_WHERE}.kind is {kind!r}: Optax has no optimiser of that name")
-  takes.remove("learning_rate")
+  takes = [name for name in takes if name not in _GIVEN]
+  if averages(optim) and optim.ema_decay:
+    raise InputError(
+      f"config.optim.ema_decay is {optim.ema_decay}: {kind} has an average of its own, so it must "
+      "be 0"
+    )
   for name, value in optim.optimizer.items():
     if name != "kind" and name not in takes:
       raise InputError(f"unknown key {_WHERE}.{name}: optax.{kind} takes {', '.join(takes)}")
@@ -102,7 +116,31 @@ def transformation(optim: Optim, learning_rate: Array | float) -> optax.Gradient
   kind = arguments.pop("kind")
   if kind == "adam":
     arguments = {"b1": optim.b1, "b2": optim.b2, "eps": optim.eps} | arguments
-  return getattr(optax, kind)(learning_rate, **arguments)
+  if kind == "muon":
+    arguments["muon_weight_dimension_numbers"] = muon_matrices
+  return _named(kind)(learning_rate=learning_rate, **arguments)
+
+
+def muon_matrices(params: Params) -> Params:
+  """Which parameters are matrices to Muon (Jordan 2024), and how; Adam updates all others.
+
+  They are the kernels of convolutions `[..., k, k, C, O]`, each as a matrix from the `k * k * C`
+  numbers that a pixel of the output sees to its O channels; of layers in a row each is one of its
+  own. Not among them are the flow's 1x1 matrices, whose determinants are part of the likelihood,
+  and zero convolutions: an update of full rank would give them an output of some size at once.
+
+  Returns:
+    A tree of `params`' structure: Muon's dimension numbers, None for what is Adam's.
+  """
+  convolution = optax.contrib.MuonDimensionNumbers(reduction_axis=(-4, -3, -2), output_axis=-1)
+
+  def of(tree: Any, is_scaled: bool) -> Any:
+    if not isinstance(tree, Mapping):  # an array, or what Optax puts in place of Adam's
+      return convolution if getattr(tree, "ndim", 0) >= 4 and not is_scaled else None
+    # A zero convolution's kernel lies beside its `logs`, or one level below them.
+    return {key: of(below, is_scaled or "logs" in tree) for key, below in tree.items()}
+
+  return of(params, False)
 
 
 def decays(params: Params) -> Params:
@@ -161,6 +199,33 @@ def update(
 def _stateless(transform: optax.GradientTransformation, updates: Any, params: Params) -> Any:
   """Applies a transformation that keeps nothing between steps."""
   return transform.update(updates, transform.init(params), params)[0]
+
+
+def averages(optim: Optim) -> bool:
+  """Whether the optimiser itself defines an average of its iterates, to be used in their place.
+
+  Schedule-free ones do (Defazio et al. 2024): gradients are taken between it and the latest
+  iterate, and the average takes the place of a falling rate.
+  """
+  return optim.optimizer["kind"].startswith("schedule_free")
+
+
+def average(optim: Optim, ema: Params, params: Params, opt_state: Params, applied: Array) -> Params:
+  """The average of parameters that evaluation uses, after `applied` steps and one more.
+
+  Args:
+    optim: the configuration's `optim` block.
+    ema: the average before.
+    params: the parameters after the step, of the same parts.
+    opt_state: likewise.
+    applied: how many steps were applied before this one.
+  """
+  if averages(optim):
+    return {
+      part: optax.contrib.schedule_free_eval_params(opt_state[part], tree)
+      for part, tree in params.items()
+    }
+  return moving_average(optim, ema, params, applied)
 
 
 def moving_average(optim: Optim, ema: Params, params: Params, applied: Array) -> Any:

@@ -27,7 +27,8 @@ class TrainState:
     step: steps done, skipped ones included.
     key: the run's PRNG key. A step's own is this one with the step's number folded in.
     params: the model's parameters, by part: "encoder" and, if there is one, "flow".
-    ema: their moving average, likewise; {} if `optim.ema_decay` is 0.
+    ema: the average of them that evaluation uses, likewise; {} if `optim.ema_decay` is 0 and the
+      optimiser has no average of its own.
     opt_state: each part's optimiser state. A frozen part's stays as it is, so that its optimiser
       starts when it thaws.
     rate_factor: multiplies every learning rate; 1 at first.
@@ -50,11 +51,12 @@ def create_state(optim: Optim, params: Params, key: Array) -> TrainState:
   """The state of a run that starts from `params` with the PRNG key `key`."""
   # A donated buffer may appear only once: hence a copy, and three zeros.
   step, skipped, skipped_in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
+  has_average = optim.ema_decay or optimizer.averages(optim)
   return TrainState(
     step=step,
     key=key,
     params=params,
-    ema=jax.tree.map(jnp.copy, params) if optim.ema_decay else {},
+    ema=jax.tree.map(jnp.copy, params) if has_average else {},
     opt_state=optimizer.init(optim, params),
     rate_factor=jnp.ones((), jnp.float32),
     skipped=skipped,
@@ -156,7 +158,9 @@ def train_step(
   )
   applied = state.step - state.skipped
   new["ema"] = (
-    optimizer.moving_average(optim, old["ema"], new["params"], applied) if state.ema else {}
+    optimizer.average(optim, old["ema"], new["params"], new["opt_state"], applied)
+    if state.ema
+    else {}
   )
   # The parameters as well: finite gradients do not make every optimiser's update finite.
   judged = jnp.stack([loss, gradient_norm, optimizer.global_norm(new["params"])])
