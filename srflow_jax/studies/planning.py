@@ -100,7 +100,8 @@ def changed(config: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
 
 def _set(holder: Any, names: list[str | int], value: Any, where: str) -> None:
   """Sets a value in nested mappings and lists; tuples on the way become lists."""
-  name, *rest = names
+  name: Any = names[0]
+  rest = names[1:]
   if isinstance(name, int):
     if not isinstance(holder, list) or name >= len(holder):
       raise InputError(f"{where}: there is no [{name}]")

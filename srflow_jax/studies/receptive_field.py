@@ -104,7 +104,7 @@ def rises(run: Run, lr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
   lr = lr[top : top + side, left : left + side]
   hr = hr[top * model.scale :, left * model.scale :][: side * model.scale, : side * model.scale]
   radii = [radius for radius in RADII if radius < margin]
-  density = jax.jit(lambda *images: target_bits(model, run.params, *images, margin, target))
+  density = jax.jit(lambda lr, hr: target_bits(model, run.params, lr, hr, margin, target))
   whole = float(density(lr[None], hr[None])[0])
   found = {}
   for name in HIDDEN:
@@ -115,7 +115,8 @@ def rises(run: Run, lr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
       if name == "lr_and_kept":
         finer = slice(shown.start * model.scale, shown.stop * model.scale)
         images[1] = _hidden(hr, finer, fill)
-      found[f"rise_{name}/{radius}"] = float(density(*(i[None] for i in images))[0]) - whole
+      masked = density(images[0][None], images[1][None])
+      found[f"rise_{name}/{radius}"] = float(masked[0]) - whole
   return found
 
 
@@ -158,7 +159,9 @@ def target_bits(
     others = tuple(axis for axis in range(inner.ndim) if axis != inner.ndim - 4)
     return jnp.sum(inner, others)
 
-  nats = sum(within(-0.5 * z**2) for z in parts.latents)
+  nats = jnp.zeros(len(lr))
+  for latent in parts.latents:
+    nats += within(-0.5 * latent**2)
   for factor in jax.tree.leaves(noted):
     if factor.ndim >= 4 and factor.shape[-4] == len(lr):
       nats -= within(factor)

@@ -98,7 +98,7 @@ def begin(study: Study, folder: pathlib.Path) -> Plan:
 def _differences(name: str, before: Any, now: Any) -> list[str]:
   """Where two values differ; tuples are as good as lists."""
   if isinstance(before, Mapping) and isinstance(now, Mapping):
-    keys = sorted(before | now)
+    keys = sorted({*before, *now})
     return [d for key in keys for d in _differences(f"{name}.{key}", before.get(key), now.get(key))]
   if isinstance(now, tuple):
     now = list(now)

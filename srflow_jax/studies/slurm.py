@@ -71,7 +71,7 @@ class Task:
 
   def checkpoint(self) -> Any:
     """Has the command save its state; submitit then puts the job into the queue again."""
-    import submitit
+    import submitit  # pyright: ignore[reportMissingImports] an extra
 
     if self._process is not None:
       self._process.send_signal(signal.SIGTERM)
@@ -107,7 +107,7 @@ def submit(
     InputError: submitit or Slurm is not there, or Slurm refuses the jobs.
   """
   try:
-    import submitit
+    import submitit  # pyright: ignore[reportMissingImports] an extra
   except ImportError:
     raise InputError('--slurm needs submitit: pip install "srflow_jax[slurm]"') from None
   if cluster == "slurm" and not shutil.which("sbatch"):

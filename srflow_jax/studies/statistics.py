@@ -47,7 +47,7 @@ def t_p_value(differences: Sequence[float]) -> float:
     return math.nan
   if np.ptp(differences) == 0:  # the statistic would be 0/0 or infinite
     return 1.0 if differences[0] == 0 else 0.0
-  return float(scipy.stats.ttest_1samp(differences, 0.0).pvalue)
+  return float(scipy.stats.ttest_1samp(differences, 0.0)[1])
 
 
 def bca_interval(differences: Sequence[float]) -> Interval:

@@ -276,14 +276,17 @@ def read_study(values: Any, hr_dir: str = "", **replaced: str) -> Study:
   study = read(Study, values, "study")
   replaced = {name: os.path.expanduser(path) for name, path in replaced.items() if path}
 
-  def mended(config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    for name, value in replaced.items() if config is not None else ():
+  def mended(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    values: dict[str, Any] = dict(config)
+    for name, value in replaced.items():
       block, field = REPLACED[name]
-      fields = dict(as_mapping(config.get(block, {}), f"study: {block}")) | {field: value}
-      config = dict(config) | {block: fields}
-    return config
+      values[block] = dict(as_mapping(values.get(block, {}), f"study: {block}")) | {field: value}
+    return values
 
-  variants = tuple(dataclasses.replace(v, config=mended(v.config)) for v in study.variants)
+  variants = tuple(
+    v if v.config is None else dataclasses.replace(v, config=mended(v.config))
+    for v in study.variants
+  )
   evaluation = study.evaluation
   if hr_dir:
     evaluation = dataclasses.replace(evaluation, hr_dir=os.path.expanduser(hr_dir))

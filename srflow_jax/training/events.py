@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 from google.protobuf.message import DecodeError
 from tensorboardX import SummaryWriter
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from srflow_jax.errors import InputError
 
