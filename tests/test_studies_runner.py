@@ -160,7 +160,8 @@ def test_a_live_machines_run_is_left_to_it_and_a_dead_ones_taken_over(study, tmp
   assert said[-1] == "left to process 7 on far: two-seed3" and len(done) == 6
   os.utime(path, (time.time() - 500,) * 2)
   said, _ = run(study, tmp_path)
-  assert "two-seed3: taken over from process 7 on far, silent for 500 s" in said and len(done) == 8
+  assert said[0].startswith("two-seed3: taken over from process 7 on far, silent for 5")
+  assert len(done) == 8
 
 
 def test_a_run_whose_processes_die_again_and_again_fails(study, tmp_path, done):

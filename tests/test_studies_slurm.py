@@ -119,7 +119,5 @@ def test_a_study_on_slurm_goes_on_after_a_preemption(tmp_path_factory):
   rows = read_rows(workdir / "runs.csv")
   done = {(row.variant, row.seed) for row in rows if row.metric == "lpips_mean"}
   assert {(v, s) for v in ("base", "two") for s in (3, 5)} <= done
-  output = "".join(path.read_text() for path in (workdir / slurm.FOLDER).glob("*.out"))
-  assert "requeue" in (
-    output + "".join(path.read_text() for path in (workdir / slurm.FOLDER).glob("*.err"))
-  )
+  output = "".join(path.read_text() for path in (workdir / slurm.FOLDER).glob(f"{first}_*.out"))
+  assert f"Requeued job {first}" in output and output.count("Starting with JobEnvironment") == 2

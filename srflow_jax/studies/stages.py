@@ -30,6 +30,7 @@ from srflow_jax.training.events import Scalar, read_scalars
 from srflow_jax.training.loop import train
 
 ROWS = "rows"  # a run's folder of tables
+_NOT_FINITE = ("nan", "inf", "-inf")  # numbers that JSON holds as texts
 _LOSSES = ("train/nll", "train/l1")
 HR = "hr"  # the study's folder of HR images for the sheets
 
@@ -187,8 +188,8 @@ def _scores(job: Job, hr_dir: str, lr_dir: str, output: pathlib.Path) -> Iterato
 def _of_images(job: Job, images: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:
   for image, scores in images.items():
     for metric, value in scores.items():
-      # Numbers that are not finite are texts in JSON.
-      if isinstance(value, int | float | str) and metric not in ("height", "width"):
+      number = isinstance(value, int | float) or value in _NOT_FINITE
+      if number and metric not in ("height", "width"):
         yield job.row(metric, float(value), image)
     counts = [scores["per_sample"][name] for name in ("not_finite", "outside")]
     broken = [any(values) for values in zip(*counts, strict=True)]
