@@ -2,7 +2,7 @@
 
     python ablate.py --study=configs/studies/seed_small.py --workdir=runs/seed_small --dry_run
     python ablate.py --study=configs/studies/seed_small.py --workdir=runs/seed_small
-    python ablate.py --study=configs/studies/seed_small.py --workdir=runs/seed_small --report
+    python ablate.py --workdir=runs/seed_small --report
     python ablate.py ... --slurm --slurm_partition=P --slurm_gpus=1 --slurm_array=16
 
 The same command, started on any number of machines that share the workdir, or once for each GPU of
@@ -77,7 +77,7 @@ _SLURM_MINUTES = flags.DEFINE_integer(
   lower_bound=1,
   flag_values=_FLAGS,
 )
-flags.mark_flags_as_required(["study", "workdir"], flag_values=_FLAGS)
+flags.mark_flag_as_required("workdir", flag_values=_FLAGS)
 
 
 def main(argv: list[str]) -> None:
@@ -91,19 +91,21 @@ def main(argv: list[str]) -> None:
   from srflow_jax.studies import command
   from srflow_jax.studies.study import load_study
 
+  folder: pathlib.Path = workdir_path(_WORKDIR.value or "")
+  if _REPORT.value:
+    print(command.report(folder))
+    return
+  if not _STUDY.value:
+    raise InputError("--study: which? Only --report can do without it")
   study = load_study(
-    _STUDY.value or "",
+    _STUDY.value,
     _HR_DIR.value or "",
     train_dir=_TRAIN_DIR.value or "",
     val_dir=_VAL_DIR.value or "",
     encoder_init=_ENCODER_INIT.value or "",
   )
-  folder: pathlib.Path = workdir_path(_WORKDIR.value or "")
   if _DRY_RUN.value:
     print(command.dry_run(study, _TFLOPS.value))
-    return
-  if _REPORT.value:
-    print(command.report(study, folder))
     return
   if _SLURM.value:
     print(_submit(study, folder))

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts a Slurm of two nodes, of one processor each, on this machine alone:
+# Starts a Slurm of one node with two slots, on this machine alone:
 #     apt-get install slurm-wlm munge; pip install "submitit>=1.5"
 #     sh tests/slurm_here.sh FOLDER; export SLURM_CONF=FOLDER/slurm.conf
 #     python -m pytest tests/test_studies_slurm.py -m slow
@@ -30,12 +30,12 @@ SlurmdParameters=config_overrides
 JobRequeue=1
 ReturnToService=2
 MinJobAge=600
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=1 RealMemory=4000
+NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 END
 export SLURM_CONF="$folder/slurm.conf"
 slurmctld -f "$SLURM_CONF"
-for node in n1 n2; do slurmd -f "$SLURM_CONF" -N "$node"; done
+slurmd -f "$SLURM_CONF"
 for _ in 1 2 3 4 5 6 7 8 9 10; do
   [ "$(sinfo --noheader --format=%T --states=idle)" ] && break
   sleep 1

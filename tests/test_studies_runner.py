@@ -253,7 +253,7 @@ def test_the_dry_run_says_what_runs_cost(study, monkeypatch):
 def ablate_with(monkeypatch, capsys, *flags: str) -> tuple[int, str]:
   """The status of `ablate.py` and what it printed, in this process."""
   ablate._FLAGS.unparse_flags()
-  for name in ("dry_run", "report"):
+  for name in ("dry_run", "report", "study"):
     ablate._FLAGS[name].unparse()
   monkeypatch.setattr(sys, "argv", ["ablate.py", *flags])
   status = 0
@@ -276,14 +276,15 @@ def test_the_command(tmp_path, photographs, monkeypatch, capsys, done):
     (["--study=nowhere.py", workdir], "error: --study=nowhere.py: no such file\n"),
     ([study, workdir, "--dry_run", "--report"], "error: --dry_run and --report: give one of them"),
     ([study, workdir, "surplus"], "error: unexpected argument: surplus"),
-    ([study, workdir, "--report", *dirs], "holds no study"),
+    ([workdir, "--report"], "holds no study"),
+    ([workdir], "error: --study: which?"),
   ):
     status, said = ran(*flags)
     assert status == 2 and message in said and said.count("\n") == 1
   assert not (tmp_path / "W").exists()
   status, said = ran(study, workdir, *dirs)
   assert status == 0 and "## Results" in said and len(done) == 8
-  status, said = ran(study, workdir, "--report", *dirs)
+  status, said = ran(workdir, "--report")
   assert status == 0 and "## Differences from base" in said
 
   def fail(job, stage):

@@ -87,20 +87,27 @@ def test_jobs_of_submitits_local_engine(tmp_path, monkeypatch):
   assert len(names) == len(list(tmp_path.glob("done*"))) == 2
 
 
+needs_slurm = pytest.mark.skipif(
+  not HAS_SUBMITIT or not shutil.which("sbatch"),
+  reason="needs submitit and a Slurm, as tests/slurm_here.sh sets one up",
+)
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+  """A folder that all of the cluster's machines see, which `tmp_path` may not be."""
+  return pathlib.Path(os.environ.get("SLURM_TEST_FOLDER", tmp_path))
+
+
 def job_states() -> list[str]:
   command = ["squeue", "--noheader", "--array", "--format=%i %T"]
   return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-  not HAS_SUBMITIT or not shutil.which("sbatch"),
-  reason="needs submitit and a Slurm, as tests/slurm_here.sh sets one up",
-)
-def test_a_study_on_slurm_goes_on_after_a_preemption(tmp_path_factory):
+@needs_slurm
+def test_a_study_goes_on_after_a_preemption(folder):
   """Four runs on two slots; the job that does the first is preempted, and put into the queue."""
-  # A folder that all of the cluster's machines see, which tmp_path may not be.
-  folder = pathlib.Path(os.environ.get("SLURM_TEST_FOLDER", tmp_path_factory.mktemp("slurm")))
   photographs = studies_tiny.write_photographs(folder / "photographs")
   workdir = folder / "W"
   flags = [f"--{name}={photographs}" for name in ("train_dir", "val_dir", "hr_dir")]
@@ -121,3 +128,15 @@ def test_a_study_on_slurm_goes_on_after_a_preemption(tmp_path_factory):
   assert {(v, s) for v in ("base", "two") for s in (3, 5)} <= done
   output = "".join(path.read_text() for path in (workdir / slurm.FOLDER).glob(f"{first}_*.out"))
   assert f"Requeued job {first}" in output and output.count("Starting with JobEnvironment") == 2
+
+
+@pytest.mark.slow
+@needs_slurm
+def test_two_tasks_train_one_run(folder):
+  flags = ["--distributed", "--config.num_train_steps=5"]
+  srun = ["srun", "--ntasks=2", "--overcommit", sys.executable, "train.py"]
+  command = [*srun, f"--config={runs.__file__}", f"--workdir={folder / 'both'}", *flags]
+  result = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=1800)
+  assert result.returncode == 0, result.stdout + result.stderr
+  assert runs.saved_steps(folder / "both") == [5]
+  assert result.stdout.count("parameters: ") == 1  # one of the two tells

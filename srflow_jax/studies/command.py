@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from srflow_jax.evaluation.report import human_count, markdown_table
 from srflow_jax.studies import claims, costs, receptive_field, record, slurm
-from srflow_jax.studies.planning import Plan, plan, variant_configs
+from srflow_jax.studies.planning import Plan, plan, run_name, variant_configs
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.report import write_report
 from srflow_jax.studies.results import collect
-from srflow_jax.studies.runner import Options, failure, jobs_of, run_jobs, tables
+from srflow_jax.studies.runner import Options, failure, jobs_of, run_jobs
+from srflow_jax.studies.stages import ROWS, RUNS, Job
 from srflow_jax.studies.study import Study
 
 
@@ -126,20 +127,28 @@ def submit(
   return f"submitted {', '.join(jobs)}; their output: {folder / slurm.FOLDER}"
 
 
-def _ending(jobs: Sequence, failed: Sequence[str]) -> list[str]:
+def _ending(jobs: Sequence[Job], failed: Sequence[str]) -> list[str]:
   left = [job.run.name for job in jobs if job.left() and not failure(job)]
   lines = [f"not done yet: {', '.join(left)}"] if left else []
   return lines + [f"failed: {line}" for line in failed]
 
 
-def report(study: Study, folder: pathlib.Path) -> str:
-  """Reports on the runs that there are.
+def report(folder: pathlib.Path) -> str:
+  """Reports on the runs that a study's folder has; the data need not be there.
+
+  Without the runs themselves, what `runs.csv` says of them is taken.
 
   Raises:
-    InputError: there is no such study in the folder, or a file of it is damaged.
+    InputError: there is no study in the folder, or a file of it is damaged.
   """
-  record.read_record(folder)
-  jobs = jobs_of(record.begin(study, folder), folder)
-  collect(tables(jobs), folder / "runs.csv")
-  failed = [f"{job.run.name}: {reason}" for job in jobs if (reason := failure(job))]
-  return "\n".join([write_report(folder), *_ending(jobs, failed)])
+  found = record.read_record(folder)
+  rates = found["learning_rates"] or [None]
+  folders = [
+    folder / RUNS / run_name(name, seed, rate) / ROWS
+    for seed in found["seeds"]
+    for name in found["variants"]
+    for rate in rates
+  ]
+  if any(rows.exists() for rows in folders):
+    collect(folders, folder / "runs.csv")
+  return write_report(folder)

@@ -28,10 +28,9 @@ from srflow_jax.studies import claims
 from srflow_jax.studies.planning import Plan
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.results import FAILED, Row, collect, read_rows, write_rows
-from srflow_jax.studies.stages import ROWS, Job
+from srflow_jax.studies.stages import ROWS, RUNS, Job
 from srflow_jax.training.signals import SIGNALS
 
-RUNS = "runs"
 _ATTEMPTS = "attempts.jsonl"
 _MOST_DEATHS = 3  # of processes, at one and the same place of a run
 

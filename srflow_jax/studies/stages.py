@@ -29,6 +29,7 @@ from srflow_jax.studies.study import BICUBIC
 from srflow_jax.training.events import Scalar, read_scalars
 from srflow_jax.training.loop import train
 
+RUNS = "runs"  # the study's folder of runs
 ROWS = "rows"  # a run's folder of tables
 _NOT_FINITE = ("nan", "inf", "-inf")  # numbers that JSON holds as texts
 _LOSSES = ("train/nll", "train/l1")
