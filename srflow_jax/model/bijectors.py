@@ -63,7 +63,7 @@ def note_inverse_factor(layer: nn.Module, log_factor: Array) -> None:
     log_factor: logarithms of such factors, of any shape.
   """
   if layer.is_mutable_collection("log_factor"):
-    layer.sow("log_factor", "all", log_factor, lambda _, new: new, lambda: None)
+    layer.sow("log_factor", "all", log_factor, lambda _, new: new, lambda: log_factor)
   if layer.is_mutable_collection("inverse_factor"):
     factor = jnp.exp(jnp.max(log_factor))
     layer.sow("inverse_factor", "factor", factor, jnp.maximum, lambda: jnp.zeros(()))

@@ -1,6 +1,7 @@
 """What a program costs: floating-point operations of a traced one, memory of a compiled one."""
 
 import math
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -24,20 +25,24 @@ def count_flops(jaxpr: core.Jaxpr) -> int:
 def _of_equation(equation: core.JaxprEqn) -> int:
   name, params = equation.primitive.name, equation.params
   if name == "conv_general_dilated":
-    kernel = equation.invars[1].aval.shape
+    kernel = _shape(equation.invars[1])
     per_output = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
+    left = _shape(equation.invars[0])
     per_output = math.prod(left[axis] for axis in contracted)
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output
   if name == "cond":  # one way for each platform: the plain one has fewest
     return min(count_flops(branch.jaxpr) for branch in params["branches"])
   inner = sum(count_flops(jaxpr) for jaxpr in core.jaxprs_in_params(params))
   if name == "while" and inner:
     raise ValueError("a while loop with convolutions or products: its length is not known")
   return inner * params["length"] if name == "scan" else inner
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  return variable.aval.shape  # of arrays alone: types of other values have none
 
 
 def program_bytes(program: jax.stages.Compiled) -> int:

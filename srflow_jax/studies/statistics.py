@@ -9,7 +9,7 @@ one base, so their p-values are Holm's (1979).
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -47,7 +47,8 @@ def t_p_value(differences: Sequence[float]) -> float:
     return math.nan
   if np.ptp(differences) == 0:  # the statistic would be 0/0 or infinite
     return 1.0 if differences[0] == 0 else 0.0
-  return float(scipy.stats.ttest_1samp(differences, 0.0)[1])
+  found: Any = scipy.stats.ttest_1samp(differences, 0.0)
+  return float(found.pvalue)
 
 
 def bca_interval(differences: Sequence[float]) -> Interval:
