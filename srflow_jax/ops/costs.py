@@ -7,7 +7,7 @@ import jax
 from jax.extend import core
 
 
-def count_flops(jaxpr: core.Jaxpr) -> int:
+def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
   """Counts the operations of a function's convolutions and matrix products, two a multiply-add.
 
   Zeros that a convolution pads with are counted as any other numbers. All else, sums, activations

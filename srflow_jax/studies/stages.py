@@ -32,7 +32,6 @@ from srflow_jax.training.loop import train
 RUNS = "runs"  # the study's folder of runs
 ROWS = "rows"  # a run's folder of tables
 _NOT_FINITE = ("nan", "inf", "-inf")  # numbers that JSON holds as texts
-_LOSSES = ("train/nll", "train/l1")
 HR = "hr"  # the study's folder of HR images for the sheets
 
 
@@ -127,10 +126,9 @@ def _train(job: Job) -> Iterator[Row]:
   if seconds := _seconds_a_step(scalars.get("train/learning_rate", {})):
     yield job.row("step_seconds", seconds)
     yield job.row("train_seconds", seconds * config.num_train_steps)
-  for tag in (tag for tag in scalars if tag.startswith("validation/") or tag in _LOSSES):
-    steps = scalars[tag]
-    for step, scalar in sorted(steps.items()):
-      if step <= config.num_train_steps:
+  for tag, steps in sorted(scalars.items()):
+    if tag.startswith("validation/"):
+      for step, scalar in sorted(steps.items()):
         yield job.row(tag, scalar.value, step=step)
 
 
