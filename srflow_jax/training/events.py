@@ -62,9 +62,9 @@ def event_writer(workdir: pathlib.Path, done: int) -> Iterator[SummaryWriter]:
   writer = SummaryWriter(
     str(workdir),
     purge_step=done + 1,
-    # A thread writes. It must be done before the checkpoint of the same step is: a run that is killed
-    # then goes on from there, and does not write of the steps before again.
-    flush_secs=0.2,
+    # A thread writes. It should be done before the checkpoint of the same step is: a run that is
+    # killed then goes on from there, and does not write of the steps before again.
+    flush_secs=0.2,  # pyright: ignore[reportArgumentType] fractions are taken too
     max_queue=0,  # unbounded: to a full queue, of a full disk, the run would wait for ever
     write_to_disk=jax.process_index() == 0,
   )
