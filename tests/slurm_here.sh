@@ -31,7 +31,7 @@ JobRequeue=1
 ReturnToService=2
 MinJobAge=600
 NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=8000
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PartitionName=all Nodes=ALL DefMemPerCPU=2000 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 END
 export SLURM_CONF="$folder/slurm.conf"
 slurmctld -f "$SLURM_CONF"
