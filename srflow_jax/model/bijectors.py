@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from srflow_jax.ops.convolutions import Parameter
+from srflow_jax.ops.convolutions import AnyArray
 
 Array = jax.Array
-Grid = Float[Array, "B h w C"]  # numbers at each pixel: images, latents and all between them
+Grid = Float[AnyArray, "B h w C"]  # numbers at each pixel: images, latents and all between them
 LogDet = Float[Array, " B"]  # nats
 
 
 def squeeze(
-  z: Float[Array, "B H W C"], factor: int
-) -> Float[Array, "B H//{factor} W//{factor} C*{factor}**2"]:
+  z: Float[AnyArray, "B H W C"], factor: int
+) -> Float[AnyArray, "B H//{factor} W//{factor} C*{factor}**2"]:
   """Folds space into channels.
 
   With f the factor, output channel `c*f*f + fy*f + fx` is pixel `(fy, fx)` of input channel c. Its
@@ -29,8 +29,8 @@ def squeeze(
 
 
 def unsqueeze(
-  z: Float[Array, "B h w C"], factor: int
-) -> Float[Array, "B h*{factor} w*{factor} C//{factor}**2"]:
+  z: Float[AnyArray, "B h w C"], factor: int
+) -> Float[AnyArray, "B h*{factor} w*{factor} C//{factor}**2"]:
   """The inverse of `squeeze`."""
   b, h, w, c = z.shape
   z = z.reshape(b, h, w, c // factor**2, factor, factor)
@@ -54,7 +54,7 @@ def by_channel(
   return h.reshape(*h.shape[:-1], -1, numbers)
 
 
-def note_inverse_factor(layer: nn.Module, log_factor: Parameter) -> None:
+def note_inverse_factor(layer: nn.Module, log_factor: AnyArray) -> None:
   """Keeps the largest factor by which a layer's inverse enlarges an error, if it is asked for.
 
   Args:
@@ -68,7 +68,7 @@ def note_inverse_factor(layer: nn.Module, log_factor: Parameter) -> None:
 
 def actnorm_params(
   layer: nn.Module, x: Grid
-) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
+) -> tuple[Float[AnyArray, " C"], Float[AnyArray, " C"]]:
   """A layer's `bias` and `logs` of an actnorm: `(x + bias) * exp(logs)`.
 
   They are set by the first batch, so that it leaves with mean 0 and variance 1 a channel (Glow,
