@@ -17,23 +17,23 @@ LogDet = Float[Array, " B"]  # nats
 
 def squeeze(
   z: Float[AnyArray, "B H W C"], factor: int
-) -> Float[AnyArray, "B H//{factor} W//{factor} C*{factor}**2"]:
+) -> Float[Array, "B H//{factor} W//{factor} C*{factor}**2"]:
   """Folds space into channels.
 
   With f the factor, output channel `c*f*f + fy*f + fx` is pixel `(fy, fx)` of input channel c. Its
   log-det is zero.
   """
   b, h, w, c = z.shape
-  z = z.reshape(b, h // factor, factor, w // factor, factor, c)
+  z = jnp.reshape(z, (b, h // factor, factor, w // factor, factor, c))
   return z.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
 
 
 def unsqueeze(
   z: Float[AnyArray, "B h w C"], factor: int
-) -> Float[AnyArray, "B h*{factor} w*{factor} C//{factor}**2"]:
+) -> Float[Array, "B h*{factor} w*{factor} C//{factor}**2"]:
   """The inverse of `squeeze`."""
   b, h, w, c = z.shape
-  z = z.reshape(b, h, w, c // factor**2, factor, factor)
+  z = jnp.reshape(z, (b, h, w, c // factor**2, factor, factor))
   return z.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
