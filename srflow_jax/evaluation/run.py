@@ -225,7 +225,8 @@ _ENCODER = "encoder"
 def _encoder_entry(name: str, run: Run, memory: Memory) -> list[Entry]:
   """The row of what a flow's encoder makes of LR images by itself, if it can.
 
-  It is what the mean of the samples is to be compared with: an encoder is trained for the mean.
+  It is what the mean of the samples is to be compared with: training with L1 or L2 leads to much
+  the same.
   """
   model = run.model
   if not (isinstance(model, SRFlow) and model.encoder_part.cls.super_resolves):
