@@ -128,10 +128,7 @@ def _temperatures() -> list[Temperature] | None:
   try:
     return [parse_temperature(text) for text in _TEMPERATURES.value]
   except InputError:
-    raise InputError(
-      f"--temperatures={','.join(_TEMPERATURES.value)}: not numbers of 0 or more, nor one for each "
-      "level such as 0.8/0.9"
-    ) from None
+    raise InputError(f"--temperatures={','.join(_TEMPERATURES.value)}: not numbers") from None
 
 
 def _step() -> int | Literal["best"] | None:
