@@ -54,7 +54,7 @@ class WindowAttention(nn.Module):
     """What pixels of x take from pixels of `seen`, both `[B, h, w, C]`."""
     width, half = x.shape[-1], self.window // 2 * self.shift
     pads = ((0, 0), (half, half), (half, half), (0, 0))
-    inside = np.pad(np.ones((1, *x.shape[1:3], 1), bool), pads)
+    inside = jnp.pad(jnp.ones((1, *x.shape[1:3], 1), bool), pads)
     # A bias of the keys would add one number to all logits of a query, which changes nothing.
     queries, keys, values = (
       self._heads(jnp.pad(_dense(width, use_bias=name != "key", name=name)(source), pads))

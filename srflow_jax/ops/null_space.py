@@ -70,7 +70,7 @@ def _axis(n: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
   """Of one axis the basis `[n * scale, n, scale]` and `S^-1` `[n, n]`, float64."""
   a = resize_weights(n * scale, 1 / scale)
   seen = _orthonormalised(a.T)
-  cosines = scipy.fft.dct(np.eye(scale), norm="ortho", axis=0)[1:].T
+  cosines = np.asarray(scipy.fft.dct(np.eye(scale), norm="ortho", axis=0))[1:].T
   details = np.kron(np.eye(n), cosines)
   unseen = _orthonormalised(details - seen @ (seen.T @ details))
   basis = np.concatenate([seen[:, :, None], unseen.reshape(n * scale, n, scale - 1)], axis=-1)
