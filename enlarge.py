@@ -3,6 +3,7 @@
     python enlarge.py PHOTO.jpg OTHER.png             # to enlarged/PHOTO_00.png and so on
     python enlarge.py PHOTO.jpg --model=x4_realsr     # the larger model
     python enlarge.py PHOTO.jpg --workdir=W --num_samples=1 --temperature=0 --out=RESULTS
+    python enlarge.py PHOTO.jpg --consistent          # samples that bicubic reduces to PHOTO
 
 The default, x4_small, is the fastest: four samples of one of 451x300 pixels took 55 seconds
 of processor time, compilation included, so about half a minute on two idle cores.
@@ -29,12 +30,18 @@ _MODEL = flags.DEFINE_enum("model", "x4_small", list(FINDERS), "A model known by
 _WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder, in place of --model.")
 _SCALE = flags.DEFINE_integer("scale", None, "By how much; default: as the model does.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Samples of each photograph.")
-_TEMPERATURE = flags.DEFINE_float(
-  "temperature", 0.7, "Standard deviation of the latents; 0: one image, the smoothest."
+_TEMPERATURE = cli.define_temperature(
+  "temperature",
+  0.7,
+  "Standard deviation of the latents, or of each level of them, finest first: 0.8/0.9; 0: one "
+  "image, the smoothest. The run's own, if a search has chosen one and none is given.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
 _OUT = flags.DEFINE_string("out", "enlarged", "The folder to write to.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
+_CONSISTENT = flags.DEFINE_bool(
+  "consistent", False, "Change samples so that bicubic reduces them to the photograph."
+)
 _MAX_MEMORY_GB = flags.DEFINE_float(
   "max_memory_gb",
   0.0,
@@ -54,10 +61,12 @@ def main(argv: list[str]) -> None:
   settings = Settings(
     num_samples=_NUM_SAMPLES.value,
     temperature=_TEMPERATURE.value,
+    use_chosen=not flags.FLAGS["temperature"].present,
     seed=_SEED.value,
     scale=_SCALE.value,
     max_memory_gb=_MAX_MEMORY_GB.value,
     overwrite=_OVERWRITE.value,
+    consistent=_CONSISTENT.value,
   )
   source = _MODEL.value if _WORKDIR.value is None else _WORKDIR.value
   outcome = enlarge_photographs(argv[1:], source, _OUT.value, settings)

@@ -13,6 +13,12 @@ from srflow_jax.images import to_rgb
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Prepared, Sampler
+from srflow_jax.sampling.temperatures import (
+  Temperature,
+  check_temperature,
+  draws_noise,
+  temperature_text,
+)
 from srflow_jax.weights.loading import load_model
 
 ImageLike = np.ndarray | Image.Image
@@ -58,7 +64,11 @@ class SuperResolution:
     self._sampler = Sampler(run.model, run.params, max_memory_gb, tile_overlap)
 
   def sample(
-    self, image: ImageLike, num_samples: int = 1, temperature: float = 0.9, seed: int = 0
+    self,
+    image: ImageLike,
+    num_samples: int = 1,
+    temperature: Temperature = 0.9,
+    seed: int = 0,
   ) -> np.ndarray:
     """Draws super-resolved images.
 
@@ -67,8 +77,8 @@ class SuperResolution:
     Args:
       image: The LR image, `[h, w, 3]`.
       num_samples: How many. Sample i depends on the seed and i alone.
-      temperature: Standard deviation of the latents; at 0 the image of the most
-        likely latents is drawn, the same for every sample.
+      temperature: Standard deviation of the latents, or a tuple with one for each level of them,
+        finest first; at 0 the image of the most likely latents is drawn, the same for every sample.
       seed: Of the noise, from 0 to 2^32 - 1.
 
     Returns:
@@ -82,13 +92,13 @@ class SuperResolution:
     shape = (num_samples, lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
     reserved = int(np.prod(shape)) * dtype.itemsize
     # Without noise all samples are equal: one is drawn.
-    drawn = num_samples if temperature and self._model.stochastic else 1
+    drawn = num_samples if draws_noise(temperature) and self._model.stochastic else 1
     prepared = self._sampler.prepare(lr, Request(("draw",), drawn, reserved))
     samples = np.empty(shape, dtype)
     for index, (rows, columns), tile in self._sampler.draw(
       prepared, seed, range(drawn), temperature
     ):
-      name = f"sample {index} at temperature {temperature}"
+      name = f"sample {index} at temperature {temperature_text(temperature)}"
       samples[index, rows, columns] = _answer(tile, dtype, name)
     samples[drawn:] = samples[0]
     return samples
@@ -177,12 +187,11 @@ class SuperResolution:
     return self._prepare(lr, "density"), hr
 
 
-def check_sampling(num_samples: int, temperature: float, seed: int) -> None:
+def check_sampling(num_samples: int, temperature: Temperature, seed: int) -> None:
   """Raises `InputError` for settings that cannot be meant."""
   if num_samples < 1:
     raise InputError(f"num_samples is {num_samples}: it must be at least 1")
-  if not 0 <= temperature < float("inf"):
-    raise InputError(f"temperature is {temperature}: it must be 0 or more, and finite")
+  check_temperature(temperature)
   if not 0 <= seed < 2**32:
     raise InputError(f"seed is {seed}: it must be from 0 to {2**32 - 1}")
 

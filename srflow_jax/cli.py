@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags, logging
 
 from srflow_jax.errors import InputError, InputWarning, Interrupted
+from srflow_jax.sampling.temperatures import Temperature, parse_temperature
 
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
@@ -63,6 +64,43 @@ def define_paths(
 ) -> flags.FlagHolder:
   """A flag whose value is a list of paths, empty if it is not given."""
   return flags.DEFINE(PathsParser(), name, [], help_text, flag_values, flags.CsvListSerializer(","))
+
+
+class _TemperatureParser(flags.ArgumentParser):
+  """The value of `define_temperature`'s flag."""
+
+  def parse(self, argument: str | Temperature) -> Temperature:
+    """The temperature."""
+    return parse_temperature(argument) if isinstance(argument, str) else argument
+
+
+def define_temperature(
+  name: str, default: float, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[Temperature]:
+  """A flag whose value is a temperature, or one for each level of latents: `0.8/0.9`."""
+  return flags.DEFINE(_TemperatureParser(), name, default, help_text, flag_values)
+
+
+class _MultiplesParser(flags.ArgumentParser):
+  """The value of `define_multiples`' flag."""
+
+  syntactic_help = "alone for 1, or numbers separated by commas"
+
+  def parse(self, argument: str | tuple[float, ...]) -> tuple[float, ...]:
+    """The numbers."""
+    if not isinstance(argument, str):
+      return argument
+    if argument in ("true", "false"):  # absl's words for a flag without a value, and for its `no`
+      return (1.0,) if argument == "true" else ()
+    return tuple(float(text) for text in argument.split(","))
+
+
+def define_multiples(
+  name: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[tuple[float, ...]]:
+  """A flag that is given alone, for the number 1, or with several: `--NAME` or `--NAME=0.5,1`."""
+  flag = flags.Flag(_MultiplesParser(), None, name, (), help_text, boolean=True)
+  return flags.DEFINE_flag(flag, flag_values)
 
 
 def _config_path(argv: list[str]) -> str | None:

@@ -13,15 +13,19 @@ from tqdm import tqdm
 from srflow_jax.api import check_sampling
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, sheets
-from srflow_jax.evaluation.evaluator import OUTSIDE
+from srflow_jax.evaluation.drawing import OUTSIDE
 from srflow_jax.evaluation.execution import Outcome
+from srflow_jax.evaluation.report import printable
 from srflow_jax.images import write_png
 from srflow_jax.listing import check_name
+from srflow_jax.ops.consistency import TOLERANCE, make_consistent
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.photographs import Photograph, photograph_size, read_photograph, write_photograph
+from srflow_jax.runs import chosen_temperature
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.programs import out_of_memory_named
 from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.temperatures import Temperature, check_temperature, draws_noise
 from srflow_jax.weights import named
 from srflow_jax.weights.loading import load_model
 
@@ -34,19 +38,23 @@ class Settings:
 
   Attributes:
     num_samples: Of each photograph; one where all would be equal.
-    temperature: Standard deviation of the latents.
+    temperature: Standard deviation of the latents, or of each level of them.
     seed: Sample i is a function of the seed and i.
     scale: By how much; None for the model's own scale, which it must be.
     max_memory_gb: As in `sampling.sampler.Sampler`.
     overwrite: Whether files that are there are replaced.
+    consistent: Whether samples are changed so that bicubic reduces them to the photograph.
+    use_chosen: Whether a temperature that a search has chosen for the run is taken instead.
   """
 
   num_samples: int = 4
-  temperature: float = 0.7
+  temperature: Temperature = 0.7
   seed: int = 0
   scale: int | None = None
   max_memory_gb: float = 0.0
   overwrite: bool = False
+  consistent: bool = False
+  use_chosen: bool = False
 
 
 def enlarge_photographs(
@@ -80,14 +88,22 @@ def enlarge_photographs(
   output = pathlib.Path(out)
   _check_output(paths, output, settings)
   run = load_model(model)
+  chosen = None
+  if settings.use_chosen and model not in named.FINDERS:
+    chosen = chosen_temperature(model)
+  if chosen:
+    print(printable(f"{model}: {chosen}"))
+    settings = dataclasses.replace(settings, temperature=chosen.temperature)
   scale = int(run.config.model.scale)
   if settings.scale not in (None, scale):
     others = "another run's --workdir" if model in named.FINDERS else "another --workdir"
     raise InputError(f"scale is {settings.scale}: {model} enlarges by {scale}; give {others}")
   sampler = Sampler(run.model, run.params, settings.max_memory_gb)
-  drawn = settings.num_samples if settings.temperature and run.model.stochastic else 1
+  check_temperature(settings.temperature, run.model.num_latents)
+  several = draws_noise(settings.temperature) and run.model.stochastic
+  drawn = settings.num_samples if several else 1
   jobs = [
-    _Job(path, output, sampler, _request(size, scale, drawn), settings)
+    _Job(path, output, sampler, _request(size, scale, drawn, settings.consistent), settings)
     for path, size in zip(paths, sizes, strict=True)
   ]
   largest = max(sizes, key=math.prod)
@@ -151,9 +167,10 @@ def _check_output(paths: Sequence[pathlib.Path], output: pathlib.Path, settings:
       raise InputError(f"{target} is there already: give another --out, or --overwrite")
 
 
-def _request(size: tuple[int, int], scale: int, drawn: int) -> Request:
-  # A sample has at most three channels and alpha of 16 bits, and is shown with 8.
-  taken = 12 * drawn + _SCRATCH
+def _request(size: tuple[int, int], scale: int, drawn: int, consistent: bool) -> Request:
+  # A sample has at most three channels and alpha of 16 bits, and is shown with 8. To be made
+  # consistent it must be whole, as floats.
+  taken = (24 if consistent else 12) * drawn + _SCRATCH
   return Request(("draw",), drawn, scale**2 * math.prod(size) * taken)
 
 
@@ -200,6 +217,7 @@ class _Job:
     count, scale = self.request.num_samples, self.sampler.model.scale
     shape = (count, lr.shape[0] * scale, lr.shape[1] * scale, photograph.pixels.shape[-1])
     samples = np.empty(shape, photograph.pixels.dtype)
+    floats = np.empty((*shape[:3], 3), np.float32) if self.settings.consistent else None
     not_finite, outside = [0] * count, [0] * count
     prepared = self.sampler.prepare(lr, self.request)
     settings = self.settings
@@ -210,10 +228,14 @@ class _Job:
       not_finite[index] += int(np.count_nonzero(~finite))
       pixels = np.where(finite, pixels, 0)
       outside[index] += int(np.count_nonzero((pixels < OUTSIDE[0]) | (pixels > OUTSIDE[1])))
-      if photograph.is_grey:
-        pixels = np.clip(pixels, 0, 1).mean(-1, keepdims=True)
-      samples[index, rows, columns] = _levels(pixels, samples.dtype)
+      if floats is None:
+        samples[index, rows, columns] = _as_photograph(pixels, photograph)
+      else:
+        floats[index, rows, columns] = pixels
       bar.update(pixels.shape[0] * pixels.shape[1])
+    tolerance = TOLERANCE * 255 / photograph.white
+    for index, pixels in enumerate(floats if floats is not None else ()):
+      samples[index] = _as_photograph(make_consistent(pixels, lr, scale, tolerance), photograph)
     kinds = (
       (not_finite, "that are not finite, which count as black"),
       (
@@ -227,6 +249,13 @@ class _Job:
           file = _sample_path(self.output, self.path, index)
           bar.write(f"warning: {file} has {number:,} values {kind}", file=sys.stderr)
     return samples, not any(not_finite)
+
+
+def _as_photograph(pixels: np.ndarray, photograph: Photograph) -> np.ndarray:
+  """A sample's pixels as levels of the photograph's kind, grey or coloured."""
+  if photograph.is_grey:
+    pixels = np.clip(pixels, 0, 1).mean(-1, keepdims=True)
+  return _levels(pixels, photograph.pixels.dtype)
 
 
 def _floats(levels: np.ndarray) -> np.ndarray:

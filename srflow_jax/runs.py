@@ -4,6 +4,7 @@ W/config.json     the resolved configuration
 W/data.json       what its images were, told by names and sizes
 W/parameters.txt  a table of the model's parameters, to be read by people
 W/lock            held by the process that trains
+W/temperature.json the temperature that a search chose
 W/progress.json   the step of the latest checkpoint that was saved
 W/checkpoints/    see `srflow_jax.checkpoints`
 """
@@ -22,6 +23,7 @@ from srflow_jax.blocks import as_mapping, limited, read
 from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json, write_json
+from srflow_jax.sampling.temperatures import Temperature, parse_temperature, temperature_text
 
 # Fields that a run may change when it goes on; all others decide what its numbers mean.
 MAY_CHANGE = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
@@ -213,6 +215,51 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
     except OSError as error:
       raise InputError(f"cannot write to the workdir {workdir}: {error.strerror}") from error
     yield
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenTemperature:
+  """The temperature that a search chose for a run.
+
+  Attributes:
+    temperature: Of all latents, or of each level of them.
+    step: Of the checkpoint that it was chosen for.
+    images: On how many images.
+    num_samples: With how many samples of each.
+  """
+
+  temperature: Temperature
+  step: int
+  images: int
+  num_samples: int
+
+  def __str__(self) -> str:
+    return (
+      f"temperature {temperature_text(self.temperature)}, as a search chose it at step {self.step}"
+    )
+
+
+def write_temperature(workdir: pathlib.Path, chosen: ChosenTemperature) -> None:
+  """Notes the temperature that a search chose; `InputError` if it cannot be written."""
+  text = temperature_text(chosen.temperature)
+  write_json(workdir / "temperature.json", dataclasses.asdict(chosen) | {"temperature": text})
+
+
+def chosen_temperature(workdir: str | os.PathLike) -> ChosenTemperature | None:
+  """What `write_temperature` noted, or None.
+
+  Raises:
+    InputError: the note is damaged.
+  """
+  path = pathlib.Path(workdir) / "temperature.json"
+  if not path.exists():
+    return None
+  values = read_json(path)
+  try:
+    temperature = parse_temperature(values.pop("temperature"))
+    return ChosenTemperature(temperature, **{name: int(value) for name, value in values.items()})
+  except (InputError, KeyError, TypeError, ValueError, AttributeError):
+    raise InputError(f"{path}: damaged, it notes no temperature; remove it") from None
 
 
 def note_saved(workdir: pathlib.Path, step: int) -> None:

@@ -6,10 +6,20 @@ import pathlib
 
 import numpy as np
 
-# Tests compile far more than they compute: the optimiser's level 0 compiles twice as fast.
+# Tests compile far more than they compute. The optimiser's level 0 compiles twice as fast, and what
+# one test has compiled another loads, also in the commands that tests start, and in the next run.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+  "JAX_COMPILATION_CACHE_DIR",
+  str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"),
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+import jaxtyping
 import pytest
+
+# Annotations of the rooms that compute are checked at every call, array shapes included.
+jaxtyping.install_import_hook(["srflow_jax.model", "srflow_jax.ops"], "type_checking.checked")
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

@@ -33,6 +33,7 @@ class FakeModel(nn.Module):
 
   scale: int = SCALE
   lr_multiple: int = 1
+  num_latents: int = 1
   tile_overlap: int = 12
   stochastic: ClassVar[bool] = True
 

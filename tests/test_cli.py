@@ -196,3 +196,22 @@ def test_a_signal_before_the_first_step_ends_with_75(number, tmp_path):
   assert result.stderr == (
     "stopped by a signal while no step was running; the same command goes on\n"
   )
+
+
+@pytest.mark.parametrize(
+  "given, expected",
+  [
+    ([], ()),
+    (["--m"], (1.0,)),
+    (["--m=0.5,2"], (0.5, 2.0)),
+    (["--nom"], ()),
+    (["--m", "a"], (1.0,)),
+  ],
+)
+def test_a_flag_that_is_given_alone_or_with_numbers(given, expected):
+  flag_values = flags.FlagValues()
+  multiples = cli.define_multiples("m", "Multiples.", flag_values)
+  flag_values(["program", *given])
+  assert multiples.value == expected
+  with pytest.raises(flags.IllegalFlagValueError):
+    flag_values(["program", "--m=one"])

@@ -28,7 +28,7 @@ def loss_and_grads(model, params, hr, lr):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize("name", ["x4_da_r", "x4_srflow"])
+@pytest.mark.parametrize("name", [pytest.param("x4_da_r", marks=pytest.mark.slow), "x4_srflow"])
 def test_rematerialisation_changes_no_gradient(name):
   plain = small_model(name)
   remat = dataclasses.replace(plain, compute=ComputeSpec(remat=True))

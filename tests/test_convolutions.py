@@ -20,9 +20,10 @@ PADDINGS = [((1, 1), (1, 1)), ((1, 0), (0, 1)), ((0, 0), (0, 0))]
 def test_convolving_an_enlarged_image_without_enlarging_it(factor):
   with jax.enable_x64(True):
     rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((2, 3, 5, 4)), rng.standard_normal((3, 3, 4, 6))
-    plain = conv(upsample_nearest(jnp.asarray(x), factor), kernel)
-    np.testing.assert_allclose(conv_upsampled(jnp.asarray(x), kernel, factor), plain, atol=1e-12)
+    x = jnp.asarray(rng.standard_normal((2, 3, 5, 4)))
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 4, 6)))
+    plain = conv(upsample_nearest(x, factor), kernel)
+    np.testing.assert_allclose(conv_upsampled(x, kernel, factor), plain, atol=1e-12)
 
 
 def library_conv(x, kernel, padding):
@@ -36,24 +37,24 @@ def library_conv(x, kernel, padding):
 def test_gradients_are_the_library_s(size, padding):
   with jax.enable_x64(True):
     rng = np.random.default_rng(0)
-    x, kernel = rng.standard_normal((2, 7, 5, 4)), rng.standard_normal((*size, 4, 6))
+    x = jnp.asarray(rng.standard_normal((2, 7, 5, 4)))
+    kernel = jnp.asarray(rng.standard_normal((*size, 4, 6)))
     y, plain = jax.vjp(lambda *args: library_conv(*args, padding), x, kernel)
-    grad = rng.standard_normal(y.shape)
-    np.testing.assert_array_equal(conv(x, jnp.asarray(kernel), padding), y)
-    gradients = jax.vjp(lambda *args: conv(*args, padding), jnp.asarray(x), jnp.asarray(kernel))[1](
-      grad
-    )
+    grad = jnp.asarray(rng.standard_normal(y.shape))
+    np.testing.assert_array_equal(conv(x, kernel, padding), y)
+    gradients = jax.vjp(lambda *args: conv(*args, padding), x, kernel)[1](grad)
     for ours, theirs in zip(gradients, plain(grad), strict=True):
       np.testing.assert_allclose(ours, theirs, atol=1e-12)
     for num_stripes in (2, 3, y.shape[1]):
-      ours = kernel_gradient(jnp.asarray(x), jnp.asarray(grad), padding, num_stripes)
+      ours = kernel_gradient(x, grad, padding, num_stripes)
       np.testing.assert_allclose(ours, plain(grad)[1], atol=1e-12)
 
 
 def test_a_large_image_takes_stripes_within_the_step():
   """Round-off aside, what a CPU sums over stripes is the gradient of the whole."""
   rng = np.random.default_rng(0)
-  x, kernel = rng.standard_normal((1, 150, 70, 64), np.float32), jnp.ones((3, 3, 64, 24))
+  x = jnp.asarray(rng.standard_normal((1, 150, 70, 64), np.float32))
+  kernel = jnp.ones((3, 3, 64, 24))
   with jax.enable_x64(True):
     exact = jax.grad(lambda k: jnp.sum(library_conv(x.astype(float), k, PADDINGS[0]) ** 2))(
       kernel.astype(float)
@@ -64,7 +65,7 @@ def test_a_large_image_takes_stripes_within_the_step():
 
 def test_nearest_neighbour():
   x = np.arange(12.0).reshape(1, 2, 3, 2)
-  np.testing.assert_array_equal(upsample_nearest(x, 2), x.repeat(2, 1).repeat(2, 2))
+  np.testing.assert_array_equal(upsample_nearest(jnp.asarray(x), 2), x.repeat(2, 1).repeat(2, 2))
 
 
 def test_initial_kernels_have_their_spread():

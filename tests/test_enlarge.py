@@ -21,7 +21,7 @@ from srflow_jax.model.building import build_model
 from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.photographs import Photograph, read_photograph, write_photograph
-from srflow_jax.runs import write_config
+from srflow_jax.runs import ChosenTemperature, write_config, write_temperature
 from srflow_jax.weights import files
 from srflow_jax.weights.loading import load_model
 from test_api import small_config
@@ -168,6 +168,35 @@ def test_grey_and_transparent_ones_keep_their_kind(dtype, tmp_path):
   enlarge(tmp_path / "rgb.png", tmp_path, num_samples=1)
   of_rgb = read_photograph(tmp_path / "out/rgb_00.png").pixels
   np.testing.assert_allclose(found.pixels[..., 0], of_rgb.mean(-1), atol=1.01)
+
+
+def test_a_run_s_chosen_temperature_is_used_and_told(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "run").mkdir()
+  write_temperature(tmp_path / "run", ChosenTemperature((0.0, 0.0), 40, 8, 4))
+  write_photograph(tmp_path / "a.png", Photograph(colours()))
+  enlarge(tmp_path / "a.png", tmp_path, use_chosen=True)
+  assert "run: temperature 0/0, as a search chose it at step 40" in capsys.readouterr().out
+  assert not (tmp_path / "out" / "a_01.png").exists()  # without noise, all would be equal
+  enlarge(tmp_path / "a.png", tmp_path, overwrite=True)
+  assert (tmp_path / "out" / "a_01.png").exists() and "search" not in capsys.readouterr().out
+  write_temperature(tmp_path / "run", ChosenTemperature((0.5, 0.5, 0.5), 40, 8, 4))
+  with pytest.raises(InputError, match="for 3 levels of latents: this model has 2"):
+    enlarge(tmp_path / "a.png", tmp_path, use_chosen=True, overwrite=True)
+
+
+@pytest.mark.parametrize("dtype, channels", [(np.uint8, 3), (np.uint16, 1)])
+def test_consistent_samples_are_reduced_to_the_photograph(dtype, channels, tmp_path):
+  pixels = colours(dtype, channels) // 2 + np.iinfo(dtype).max // 4  # away from black and white
+  write_photograph(tmp_path / "a.png", Photograph(pixels))
+  errors = {}
+  for consistent in (False, True):
+    enlarge(tmp_path / "a.png", tmp_path, consistent=consistent, overwrite=True)
+    sample = read_photograph(tmp_path / "out" / "a_01.png")
+    assert sample.pixels.dtype == dtype and sample.is_grey == (channels == 1)
+    reduced = bicubic_resize(sample.pixels.astype(np.float64), 1 / SCALE)
+    errors[consistent] = np.abs(reduced - pixels).max() * 255 / np.iinfo(dtype).max
+  assert errors[True] < 0.75 and errors[False] > 2
 
 
 def test_orientation_and_profile(tmp_path):

@@ -13,10 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fakes import SCALE, FakeModel, fake_params
+from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
+from models import bound, random_params, small_model
 from srflow_jax import evaluation, images
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, metrics, run, sheets
+from srflow_jax.evaluation.lpips import lpips_maps
+from srflow_jax.model.encoders import Encoder
+from srflow_jax.model.features import Given
+from srflow_jax.model.kinds import read_part
+from srflow_jax.model.noises import GaussianNoise, Noise
 
 
 @pytest.fixture
@@ -52,6 +58,9 @@ def test_evaluation_of_hr_images(workdir, hr_dir):
   assert summary["luma_protocol"] == luma_protocol
   assert summary["systems"]["work"]["averages"]["ssim_y"] < 1
   assert images.image_size(output / "sheets" / "b" / "one.png")[1] > 800
+  bands = summary["systems"]["work"]["calibration"]["bands"]
+  assert len(bands) == 5 and all(len(band["ranks"]) == 4 for band in bands)
+  assert "<h2>Calibration</h2>" in (output / "report.html").read_text()
 
 
 def test_evaluation_of_lr_images(workdir, lr_dir, tmp_path):
@@ -85,6 +94,91 @@ def test_several_temperatures_and_runs_in_one_table(workdir, hr_dir):
   assert images.image_size(workdir / "evaluation" / "sheets" / "two.png")[1] > 6 * sheets.PANEL
 
 
+def test_consistent_samples_are_a_row_beside_the_plain_ones(workdir, hr_dir):
+  settings = evaluation.Settings(num_samples=2, consistent=True)
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "", [0.0, 0.5])
+  output = workdir / "evaluation"
+  systems = json.loads((output / "summary.json").read_text())["systems"]
+  names = ["work t=0", "work t=0 consistent", "work t=0.5", "work t=0.5 consistent"]
+  assert list(systems) == ["bicubic", *names]
+  averages = {name: system["averages"] for name, system in systems.items()}
+  assert float(averages["work t=0.5 consistent"]["lr_psnr_worst"]) > 60
+  assert averages["work t=0.5"]["lr_psnr"] < 50 and averages["work t=0.5"]["nll"] is not None
+  assert averages["work t=0.5 consistent"]["nll"] is None  # the model's density is of its samples
+  assert images.image_size(output / "samples" / "work t=0.5 consistent" / "two_01.png") == (64, 40)
+  assert not (output / "samples" / "work t=0 consistent" / "two_01.png").exists()
+
+
+def test_denoised_samples_are_rows(workdir, hr_dir, monkeypatch):
+  """A flow of noise alone, about the enlarged LR image: without it, all samples are that image."""
+  loaded = run.load_model(str(workdir), None, True)
+  data = types.SimpleNamespace(noise=GaussianNoise(255 * SIGMA))
+  loaded.config = types.SimpleNamespace(model=loaded.config.model, data=data, to_dict=dict)
+  settings = evaluation.Settings(num_samples=2, denoise=(0.5, 1.0), consistent=True)
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
+  summary = json.loads((workdir / "evaluation" / "summary.json").read_text())
+  names = ["work", "work denoised x0.5", "work denoised"]
+  assert list(summary["systems"]) == [
+    "bicubic",
+    *(row for name in names for row in (name, f"{name} consistent")),
+  ]
+  averages = [summary["systems"][name]["averages"] for name in names]
+  assert averages[0]["psnr"] + 2 < averages[1]["psnr"] < averages[2]["psnr"] - 0.5
+  assert averages[2]["diversity"] == 0 < averages[1]["diversity"] and summary["denoise"] == [0.5, 1]
+  for noise, message in [(GaussianNoise(0.0), "training added none"), (Noise(), "not always")]:
+    monkeypatch.setattr(Noise, "kind", "any", raising=False)
+    data.noise = noise
+    with pytest.raises(InputError, match=message):
+      run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
+
+
+def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):
+  settings = evaluation.Settings(num_samples=4, estimates=True)
+  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "", [0.0, 0.9])
+  output = workdir / "evaluation"
+  systems = json.loads((output / "summary.json").read_text())["systems"]
+  rows = ["work t=0.9", "work t=0.9 mean of 4", "work t=0.9 medoid of 4"]
+  assert list(systems) == ["bicubic", "work t=0", *rows]
+  psnr = {name: system["averages"]["psnr"] for name, system in systems.items()}
+  assert psnr["work t=0.9 mean of 4"] > systems["work t=0.9"]["averages"]["psnr_best"]
+  folder = output / "samples"
+  for image in ("two", "three", "b/one"):
+    samples = [images.read_image(folder / rows[0] / f"{image}_{i:02d}.png") for i in range(4)]
+    mean, medoid = (images.read_image(folder / row / f"{image}_00.png") for row in rows[1:])
+    np.testing.assert_array_equal(mean, np.rint(np.mean(samples, 0)))
+    sums = [sum(lpips.mean() for lpips in lpips_maps(np.stack(samples), x)) for x in samples]
+    np.testing.assert_array_equal(medoid, samples[int(np.argmin(sums))])
+    of_medoid = systems[rows[2]]["images"][image]
+    assert of_medoid["psnr"] in systems[rows[0]]["images"][image]["per_sample"]["psnr"]
+    assert of_medoid["diversity"] == 0 and of_medoid["nll"] is None
+  assert not (folder / rows[1] / "two_01.png").exists()
+
+
+def test_the_encoder_alone_is_an_estimate_too(hr_dir):
+  model = small_model("x4_da")
+  params = random_params(model, dtype=np.float32)
+  (entry,) = run._encoder_entry(
+    "m", types.SimpleNamespace(model=model, params=params), run.Memory()
+  )
+  lr, _ = pair(hr_dir)
+  (image,), scores = evaluation.evaluate_image(entry.system, lr, None, evaluation.Settings(2))
+  lrs = Given(np.float32(lr[None] / 255))
+  expected = bound(model, params)("super_resolve")(lrs)[0]
+  np.testing.assert_allclose(image, np.clip(expected, 0, 1) * 255, atol=0.51)
+  assert entry.name == "m encoder" and len(scores.outside) == 1
+  blind = model.clone(encoder_part=read_part(Encoder, {"kind": "none"}, ""))
+  nothing = types.SimpleNamespace(model=blind, params=params)
+  assert run._encoder_entry("m", nothing, run.Memory()) == []
+
+
+@pytest.mark.parametrize("count, lr_side, message", [(2, 8, "estimates need 3"), (3, 7, "28x28")])
+def test_estimates_that_cannot_be_made(count, lr_side, message, workdir, tmp_path):
+  images.write_png(tmp_path / "lr" / "a.png", np.zeros((lr_side, lr_side, 3), np.uint8))
+  settings = evaluation.Settings(num_samples=count, estimates=True)
+  with pytest.raises(InputError, match=message):
+    run.evaluate_workdirs([str(workdir)], "", str(tmp_path / "lr"), "", settings, "")
+
+
 def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):
   summaries = []
   for mode in metrics.UINT8_MODES:
@@ -109,12 +203,12 @@ def test_a_killed_evaluation_goes_on_where_it_was(workdir, hr_dir, monkeypatch):
     def draw(system, lr, hr, *arguments):
       if len(calls) == kill_at:
         raise KeyboardInterrupt
-      drawn = evaluation.evaluate_temperatures(system, lr, hr, *arguments)
+      drawn = evaluation.evaluate_recipes(system, lr, hr, *arguments)
       for samples_and_scores in drawn:
         calls.append((hr.shape, system.name))
         yield samples_and_scores
 
-    monkeypatch.setattr(execution, "evaluate_temperatures", draw)
+    monkeypatch.setattr(execution, "evaluate_recipes", draw)
     chosen = dataclasses.replace(settings, **changes)
     run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", chosen, f"killed: {kill_at}")
     return calls

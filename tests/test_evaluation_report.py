@@ -1,5 +1,6 @@
 """Tables, the page, its plots, and the LaTeX table."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -12,6 +13,8 @@ import pytest
 
 from srflow_jax import evaluation, images
 from srflow_jax.evaluation import metrics, report
+from srflow_jax.evaluation.calibration import calibration
+from srflow_jax.evaluation.calibration_report import calibration_section
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.plots import plots
@@ -84,6 +87,27 @@ def test_page_is_self_contained(page):
   assert len(sources) == 6 and all(source.startswith("data:image/") for source in sources)
   assert "python evaluate.py &#x27;&lt;x&gt;&#x27;" in text and "a note &amp; more" in text
   assert "&lt;a&gt;" in text and "<a>" not in text and '"seed": 1' not in text.split("<pre>")[0]
+
+
+def test_calibration_is_a_section_with_tables_and_plots(page):
+  rng = np.random.default_rng(0)
+  samples, hr = (rng.integers(0, 256, (*count, 40, 40, 3), dtype=np.uint8) for count in ((4,), ()))
+  measured = dataclasses.replace(scores(0.1, 4), calibration=calibration(samples, hr, 4))
+  summary, _ = summary_of({"bicubic": (None, 1), "m": (0.9, 4)})
+  assert calibration_section(summary) is None
+  rows = [report.Row("a", "m", (40, 40), measured), report.Row("b", "m", (40, 40), measured)]
+  own = report.summary({}, {"m": 1}, rows)["systems"]["m"]
+  assert own["averages"]["energy_score"] == measured.calibration.energy_score
+  summary["systems"]["m"] = own
+  section = calibration_section(json.loads(report.strict_json(summary)))
+  by_mean, by_band = section.tables
+  assert [line[0] for line in by_mean] == ["", "bicubic", "m"] and by_mean[1][1] == "-"
+  assert [line[1] for line in by_band] == [
+    *("band", "all", "0 to 0.0625", "0.0625 to 0.125", "0.125 to 0.25", "0.25 up")
+  ]
+  assert by_band[1][-1] == "calibrated" and len(section.plots) == 3
+  text = html_page(summary, [["x4"]], "", {}, {}, [section])
+  assert "<h2>Calibration</h2>" in text and text.count("data:image/png") == 3
 
 
 def test_page_opens_in_a_browser_and_shows_its_pictures(page, tmp_path):

@@ -121,7 +121,8 @@ def test_temperatures_share_what_does_not_depend_on_them(hr_dir, monkeypatch):
       return original(*arguments)
 
     monkeypatch.setattr(flow, method, counted)
-  results = list(evaluation.evaluate_temperatures(flow, lr, hr, settings, [0, 0.5, 0.9]))
+  recipes = [evaluation.Recipe(temperature) for temperature in (0, 0.5, 0.9)]
+  results = list(evaluation.evaluate_recipes(flow, lr, hr, settings, recipes))
   assert calls == ["prepare", "density"]
   assert len({scores.nll for _, scores in results}) == 1
   for (samples, scores), temperature in zip(results, [0, 0.5, 0.9], strict=True):
@@ -180,6 +181,9 @@ def test_values_that_exploded_are_counted(hr_dir, flow):
     ({"temperature": math.nan}, "temperature is nan"),
     ({"seed": -1}, "seed is -1"),
     ({"uint8_mode": "floor"}, "uint8 is 'floor'"),
+    ({"denoise": (1.0, 0.0)}, "denoise is .*above 0"),
+    ({"denoise": (1.0, 1.0)}, "denoise is .*twice"),
+    ({"estimates": True, "num_samples": 2}, "estimates need 3"),
   ],
 )
 def test_settings_that_cannot_be_meant(wrong, message):

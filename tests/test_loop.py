@@ -7,7 +7,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import runs
 from srflow_jax import checkpoints
@@ -16,23 +15,6 @@ from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.images import write_png
 from srflow_jax.training import loop
 from srflow_jax.training.signals import SIGNALS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  """Each call of `train` compiles anew; let the second one find what the first one compiled."""
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if values is settings:
-      yield
 
 
 def config_of(steps: int):

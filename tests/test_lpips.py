@@ -47,6 +47,18 @@ def test_strips_are_the_whole_image(monkeypatch, height):
   np.testing.assert_allclose(strips, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size, strip_pixels", [((37, 45), 2**22), ((881, 40), 3 * 400 * 40)])
+def test_distances_in_pairs_are_the_means_of_maps(monkeypatch, size, strip_pixels):
+  images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+  expected = [[lpips_map.mean() for lpips_map in lpips.lpips_maps(images, x)] for x in images]
+  monkeypatch.setattr(lpips, "STRIP_PIXELS", strip_pixels)
+  pairs = lpips.pairwise_lpips(images)
+  np.testing.assert_allclose(pairs, expected, atol=1e-5)
+  np.testing.assert_array_equal(pairs, pairs.T)
+  with pytest.raises(ValueError, match="31 pixels"):
+    lpips.pairwise_lpips(images[:, :30])
+
+
 def test_programs_of_sizes_long_past_are_dropped():
   def live():
     gc.collect()

@@ -263,7 +263,10 @@ def test_samples_follow_the_density(small):
   assert abs(values.mean()) < 5 / values.size**0.5 and abs(values.std() - 1) < 5 / values.size**0.5
 
 
-@pytest.mark.parametrize("scale, squeezes", [(2, (2, 2)), (16, (2, 2, 2, 2))])
+@pytest.mark.parametrize(
+  "scale, squeezes",
+  [(2, (2, 2)), pytest.param(16, (2, 2, 2, 2), marks=pytest.mark.slow)],
+)
 def test_scales_without_a_published_model(scale, squeezes):
   model = small_model("x4_da")
   first, last = model.stage_specs

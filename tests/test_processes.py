@@ -98,7 +98,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(in_two, tmp_path):
   assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_image_that_one_process_loses_ends_both_with_a_line(index, tmp_path):
   folders = [tmp_path / str(number) for number in (0, 1)]
   for folder in folders:

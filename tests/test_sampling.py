@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from fakes import SIGMA, FakeModel, fake_params
 from models import random_images, random_params, small_model
 from srflow_jax.errors import InputError
 from srflow_jax.model.features import pad_to
@@ -41,16 +42,17 @@ def tiled(flow):
   """The same in two tiles; any request."""
   sampler = Sampler(*flow)
   plan = Plan(cut((16, 48), (1, 2), 12, 2))
-  for methods in (("draw",), ("density",), ("decode",), ("density", "decode")):
+  for methods in (("draw",), ("denoised",), ("density",), ("decode",), ("density", "decode")):
     sampler.budget.use((16, 48), Request(methods), plan)
   return sampler
 
 
-def drawn(sampler, lr, samples=range(1), request=REQUEST):
+def drawn(sampler, lr, samples=range(1), request=REQUEST, noise_variance=0.0):
   size = [side * sampler.model.scale for side in lr.shape[:2]]
   result = np.full((len(samples), *size, 3), np.nan, np.float32)
   prepared = sampler.prepare(lr, request)
-  for position, (rows, columns), tile in sampler.draw(prepared, 5, samples, 0.7):
+  tiles = sampler.draw(prepared, 5, samples, 0.7, noise_variance=noise_variance)
+  for position, (rows, columns), tile in tiles:
     result[position, rows, columns] = tile
   return result
 
@@ -61,6 +63,34 @@ def test_tiles_are_the_whole_image(whole, tiled, pair):
   assert np.isfinite(expected).all()
   np.testing.assert_allclose(drawn(tiled, lr, range(2, 4)), expected, atol=1e-4)
   np.testing.assert_allclose(drawn(tiled, lr, range(3, 4))[0], expected[1], atol=1e-4)
+
+
+def test_denoised_samples_of_a_gaussian_are_known():
+  """For N(base, s^2), x + v * score is base + (x - base) (1 - v / s^2)."""
+  sampler = Sampler(FakeModel(), fake_params())
+  lr = np.random.default_rng(0).uniform(size=(5, 6, 3)).astype(np.float32)
+  base = lr.repeat(4, 0).repeat(4, 1)
+  samples = drawn(sampler, lr, range(2))
+  for share in (0.3, 1.0):
+    request = Request(("denoised",), 2)
+    denoised = drawn(sampler, lr, range(2), request, noise_variance=share * SIGMA**2)
+    np.testing.assert_allclose(denoised, base + (1 - share) * (samples - base), atol=1e-5)
+
+
+def test_denoised_tiles_are_the_whole_image(whole, tiled, pair):
+  _, lr = pair
+  request, variance = Request(("denoised",)), 0.02
+  plain = drawn(whole, lr)
+  change, of_tiles = (
+    drawn(sampler, lr, request=request, noise_variance=variance) - plain
+    for sampler in (whole, tiled)
+  )
+  np.testing.assert_allclose(of_tiles, change, atol=2e-4)
+  assert np.abs(change).mean() > 3e-3
+  # The score raises the density of what is drawn, as far as a small step along it can be trusted.
+  density = whole.prepare(lr, Request(("density",)))
+  before, after = whole.density(density, [plain[0], plain[0] + 0.01 * change[0]])
+  assert after.log_prob > before.log_prob
 
 
 def test_threads_draw_the_same_samples(flow, whole, pair):

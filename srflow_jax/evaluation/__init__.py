@@ -8,16 +8,18 @@ from srflow_jax.evaluation.evaluator import (
   Scores,
   Settings,
   evaluate_image,
-  evaluate_temperatures,
+  evaluate_recipes,
 )
+from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.systems import Bicubic, System, Trained
 
 __all__ = [
   "Bicubic",
+  "Recipe",
   "Scores",
   "Settings",
   "System",
   "Trained",
   "evaluate_image",
-  "evaluate_temperatures",
+  "evaluate_recipes",
 ]

@@ -1,6 +1,7 @@
 """Runs a system on an image and measures what it gives."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import lpips, lpips_vgg, luma, metrics
+from srflow_jax.evaluation import calibration, lpips, lpips_vgg, luma, metrics
+from srflow_jax.evaluation.calibration import Calibration
+from srflow_jax.evaluation.drawing import Drawn, draw, make
+from srflow_jax.evaluation.recipes import MIN_SAMPLES, Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.sampler import Density, Seconds
-
-# Values that a sample has beyond these have exploded: they are not just clipped highlights.
-OUTSIDE = -1.0, 2.0
+from srflow_jax.sampling.temperatures import Temperature, check_temperature, draws_noise
 
 # Bytes for each pixel of HR that measuring takes beside the samples. It makes 8 bits of floats, HR
 # as floats with and without noise for the likelihood, LPIPS' maps, and the sheet, one after the
@@ -29,17 +31,23 @@ class Settings:
 
   Attributes:
     num_samples: Samples of each image from a system that samples.
-    temperature: Standard deviation of the latents.
+    temperature: Standard deviation of the latents, or of each level of them.
     seed: Sample i of an image is a function of the seed and i, whatever else is drawn.
     uint8_mode: `round`, or `truncate` as the published scripts do.
     lpips_vgg: Measures LPIPS with VGG16 too, by `lpips-j`.
+    consistent: Whether there are recipes whose samples are made consistent with LR.
+    estimates: Whether there are recipes for the mean and the medoid of the samples.
+    denoise: For which multiples of the training noise's variance there are recipes that remove it.
   """
 
   num_samples: int = 10
-  temperature: float = 0.9
+  temperature: Temperature = 0.9
   seed: int = 0
   uint8_mode: str = "round"
   lpips_vgg: bool = False
+  consistent: bool = False
+  estimates: bool = False
+  denoise: tuple[float, ...] = ()
 
   def protocol(self) -> dict[str, str | int]:
     """The protocol that the numbers follow: its name, its version and the kind of 8 bits."""
@@ -62,8 +70,16 @@ class Settings:
     """Raises `InputError` for settings that cannot be meant."""
     if self.num_samples < 1:
       raise InputError(f"num_samples is {self.num_samples}: it must be at least 1")
-    if not 0 <= self.temperature < math.inf:
-      raise InputError(f"temperature is {self.temperature}: it must be 0 or more, and finite")
+    if self.estimates and self.num_samples < MIN_SAMPLES:
+      raise InputError(
+        f"num_samples is {self.num_samples}: estimates need {MIN_SAMPLES}, of fewer none is in the "
+        "middle"
+      )
+    check_temperature(self.temperature)
+    if not all(0 < multiple < math.inf for multiple in self.denoise):
+      raise InputError(f"denoise is {self.denoise}: multiples must be above 0, and finite")
+    if len(set(self.denoise)) < len(self.denoise):
+      raise InputError(f"denoise is {self.denoise}: one is there twice")
     if not 0 <= self.seed < 2**32:
       raise InputError(f"seed is {self.seed}: it must be from 0 to {2**32 - 1}")
     if self.uint8_mode not in metrics.UINT8_MODES:
@@ -95,6 +111,7 @@ class Scores:
     outside: How many are finite and outside [-1, 2], where 0 is black and 1 is white.
     other_uint8: The scores of the samples made into 8 bits the other way, with the same times and
       without likelihoods.
+    calibration: HR against the samples, where there are several.
   """
 
   context_seconds: float
@@ -115,11 +132,12 @@ class Scores:
   not_finite: tuple[int, ...] = ()
   outside: tuple[int, ...] = ()
   other_uint8: "Scores | None" = None
+  calibration: Calibration | None = None
 
 
-def num_samples(system: System, settings: Settings, temperature: float) -> int:
+def num_samples(system: System, settings: Settings, temperature: Temperature) -> int:
   """How many samples are drawn: one where all would be equal."""
-  return settings.num_samples if system.stochastic and temperature else 1
+  return settings.num_samples if system.stochastic and draws_noise(temperature) else 1
 
 
 def request_of(
@@ -135,11 +153,17 @@ def request_of(
   """
   count = settings.num_samples if system.stochastic else 1
   pixels = math.prod(hr_size)
-  reserved = pixels * (3 * count * len(_modes(settings, measured)) + _SCRATCH)
+  kinds = len(_modes(settings, measured))
+  # Floats are kept where samples are made consistent, which are then there beside the plain ones.
+  kept = 2 * kinds + 4 if settings.consistent else kinds
+  reserved = pixels * (3 * count * kept + _SCRATCH)
   if measured:
     reserved += _LPIPS_SCRATCH * min(pixels, lpips.STRIP_PIXELS)
     reserved += lpips_vgg.SCRATCH * pixels if settings.lpips_vgg else 0
-  methods = ("draw", "density", "decode") if measured and system.stochastic else ("draw",)
+  methods = ("draw",)
+  if system.stochastic:
+    methods += ("denoised",) if settings.denoise else ()
+    methods += ("density", "decode") if measured else ()
   return Request(methods, count, reserved)
 
 
@@ -150,33 +174,33 @@ def evaluate_image(
   settings: Settings,
   on_pixels: Callable[[int], object] = lambda count: None,
 ) -> tuple[np.ndarray, Scores]:
-  """As `evaluate_temperatures`, at the settings' own temperature alone."""
-  return next(evaluate_temperatures(system, lr, hr, settings, [settings.temperature], on_pixels))
+  """As `evaluate_recipes`, of samples at the settings' own temperature alone."""
+  return next(evaluate_recipes(system, lr, hr, settings, [Recipe(settings.temperature)], on_pixels))
 
 
-def evaluate_temperatures(
+def evaluate_recipes(
   system: System,
   lr: np.ndarray,
   hr: np.ndarray | None,
   settings: Settings,
-  temperatures: Sequence[float],
+  recipes: Sequence[Recipe],
   on_pixels: Callable[[int], object] = lambda count: None,
 ) -> Iterator[tuple[np.ndarray, Scores]]:
-  """Draws a system's samples of an image and measures them.
+  """Draws a system's samples of an image, makes images of them, and measures these.
 
-  What does not depend on the temperature is computed once: the likelihood, and the context of an
-  image that is not cut into tiles.
+  What does not depend on the recipe is computed once: the likelihood, and the context of an image
+  that is not cut into tiles. Neighbours in `recipes` share samples where they can.
 
   Args:
     system: The system; one that does not sample gives one image.
     lr: uint8 `[h, w, 3]`.
     hr: uint8 `[h * scale, w * scale, 3]`; without it, only the times are measured.
-    settings: How samples are drawn, but for the temperature.
-    temperatures: Standard deviations of the latents.
+    settings: How samples are drawn, but for the recipe.
+    recipes: What is made of them.
     on_pixels: Called with the number of pixels drawn, for progress.
 
   Yields:
-    For each temperature the samples, uint8 `[N, h * scale, w * scale, 3]`, and the scores.
+    For each recipe the images, uint8 `[N, h * scale, w * scale, 3]`, and the scores.
 
   Raises:
     InputError: The image does not fit in memory.
@@ -186,64 +210,56 @@ def evaluate_temperatures(
   system.plan(lr.shape[:2], request)
   shared = Seconds()
   prepared = system.prepare(lr, request, shared)
-  of_flow = None
-  for temperature in temperatures:
-    drawn = _draw(system, prepared, size, hr is not None, settings, temperature, on_pixels)
-    seconds = shared.context + drawn.seconds.context, drawn.seconds.samples / len(drawn.outside)
-    marks = {"not_finite": drawn.not_finite, "outside": drawn.outside}
-    chosen = drawn.samples.pop(settings.uint8_mode)
+  density = {}
+  if hr is not None and system.stochastic and any(recipe.plain for recipe in recipes):
+    density = likelihood(lambda hrs: system.density(prepared, hrs), hr, settings.seed)
+  for _, group in itertools.groupby(recipes, key=lambda recipe: recipe.drawn):
+    own = list(group)
+    count = num_samples(system, settings, own[0].temperature)
+    modes = _modes(settings, hr is not None)
+    drawn = draw(system, prepared, size, own, settings.seed, count, modes, on_pixels)
+    drawn.seconds.context += shared.context
+    yield from _measured(own, drawn, lr, hr, density, settings)
+    del drawn  # before the next ones are there
+
+
+def _measured(
+  recipes: Sequence[Recipe],
+  drawn: Drawn,
+  lr: np.ndarray,
+  hr: np.ndarray | None,
+  density: Mapping[str, Any],
+  settings: Settings,
+) -> Iterator[tuple[np.ndarray, Scores]]:
+  """What recipes make of samples that they share, and its scores. The density is of the samples."""
+  for recipe in recipes:
+    made = make(recipe, drawn, lr, settings.uint8_mode)
+    seconds, marks = (drawn.seconds.context, made.seconds), made.marks
+    chosen = made.levels.pop(settings.uint8_mode)
     if hr is None:
       yield chosen, Scores(*seconds, **marks)
       continue
-    if of_flow is None and system.stochastic:
-      of_flow = likelihood(lambda hrs: system.density(prepared, hrs), hr, settings.seed)
-    (other,) = drawn.samples.values()
-    scores = _measure(chosen, hr, system.scale, seconds, settings)
+    scale = hr.shape[0] // lr.shape[0]
+    (other,) = made.levels.values()
+    scores = _measure(chosen, hr, scale, seconds, settings)
     equal = np.array_equal(chosen, other)
-    other_scores = scores if equal else _measure(other, hr, system.scale, seconds, settings)
-    del drawn, other
-    yield chosen, dataclasses.replace(scores, **marks, **(of_flow or {}), other_uint8=other_scores)
+    other_scores = scores if equal else _measure(other, hr, scale, seconds, settings)
+    del made, other
+    scores = dataclasses.replace(
+      scores,
+      **marks,
+      **(density if recipe.plain else {}),
+      other_uint8=other_scores,
+      calibration=calibration.calibration(chosen, hr, scale)
+      if len(chosen) >= calibration.MIN_SAMPLES
+      else None,
+    )
+    yield chosen, scores
 
 
 def _modes(settings: Settings, measured: bool) -> list[str]:
   # Both kinds of 8 bits are measured; one of them is looked at.
   return [m for m in metrics.UINT8_MODES if measured or m == settings.uint8_mode]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Drawn:
-  """Draws samples: `[N, H, W, 3]` by kind of 8 bits, counts of odd values, and the time it took."""
-
-  samples: dict[str, np.ndarray]
-  not_finite: tuple[int, ...]
-  outside: tuple[int, ...]
-  seconds: Seconds
-
-
-def _draw(
-  system: System,
-  prepared: Any,
-  size: tuple[int, int],
-  measured: bool,
-  settings: Settings,
-  temperature: float,
-  on_pixels: Callable[[int], object],
-) -> _Drawn:
-  count, seconds = num_samples(system, settings, temperature), Seconds()
-  samples = {mode: np.empty((count, *size, 3), np.uint8) for mode in _modes(settings, measured)}
-  not_finite, outside = [0] * count, [0] * count
-  windows = system.draw(prepared, settings.seed, count, temperature, seconds)
-  for index, (rows, columns), pixels in windows:
-    if pixels.dtype != np.uint8:
-      finite = np.isfinite(pixels)
-      not_finite[index] += int(np.count_nonzero(~finite))
-      pixels = np.where(finite, pixels, 0)
-      outside[index] += int(np.count_nonzero((pixels < OUTSIDE[0]) | (pixels > OUTSIDE[1])))
-    for mode, images in samples.items():
-      levels = pixels if pixels.dtype == np.uint8 else metrics.to_uint8(pixels, mode)
-      images[index, rows, columns] = levels
-    on_pixels(pixels.shape[0] * pixels.shape[1])
-  return _Drawn(samples, tuple(not_finite), tuple(outside), seconds)
 
 
 def _measure(

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,31 +15,35 @@ from tqdm import tqdm
 
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, luma, marks, metrics, plots, report, sheets
+from srflow_jax.evaluation.calibration_report import calibration_section
 from srflow_jax.evaluation.evaluator import (
   Settings,
-  evaluate_temperatures,
+  evaluate_recipes,
   num_samples,
   request_of,
 )
 from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.latex import latex_table
+from srflow_jax.evaluation.lpips import MIN_SIZE
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.progress import Progress, fingerprint
+from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.images import read_written_png, write_png
 from srflow_jax.sampling.programs import out_of_memory_named
+from srflow_jax.sampling.temperatures import draws_noise, temperature_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A row of the table: a system at a temperature, under a name of its own.
+  """A row of the table: what a recipe makes of a system's samples, under a name of its own.
 
-  Entries of one system stand together, so that they share what does not depend on temperature.
+  Entries of one system stand together, and of these the ones that share samples.
   """
 
   name: str
   system: System
-  temperature: float
+  recipe: Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +108,7 @@ def evaluate_entries(
     else:
       folder.begin(output, files)
     with tqdm(
-      total=sum(_num_pixels(image, entry, settings) for image in images for entry in entries),
+      total=sum(_num_pixels(image, entries, settings) for image in images),
       unit="pixel",
       unit_scale=True,
       desc="evaluating",
@@ -144,7 +148,7 @@ def _files(
 
 
 def _sample_paths(image: EvalImage, entry: Entry, settings: Settings) -> list[pathlib.Path]:
-  count = num_samples(entry.system, settings, entry.temperature)
+  count = entry.recipe.num_images(num_samples(entry.system, settings, entry.recipe.temperature))
   return [
     pathlib.Path("samples", entry.name, f"{image.name}_{index:02d}.png") for index in range(count)
   ]
@@ -168,6 +172,13 @@ def check_memory(
   Raises:
     InputError: It names the image.
   """
+  if settings.estimates:
+    for image in images:
+      if min(image.hr_size) < MIN_SIZE:
+        raise InputError(
+          f"{image.hr_path or image.lr_path}: enlarged to {image.hr_size[1]}x{image.hr_size[0]} "
+          f"pixels: to choose a medoid, LPIPS needs {MIN_SIZE} a side"
+        )
   for system in dict.fromkeys(systems):
     checks = (system.plan, *[system.check] * len(images))
     for check, image in zip(checks, _by_size(images), strict=False):
@@ -183,9 +194,11 @@ def _by_size(images: Sequence[EvalImage]) -> list[EvalImage]:
   return sorted(images, key=lambda image: (math.prod(image.hr_size), image.hr_size), reverse=True)
 
 
-def _num_pixels(image: EvalImage, entry: Entry, settings: Settings) -> int:
-  """Pixels that are drawn."""
-  return math.prod(image.hr_size) * num_samples(entry.system, settings, entry.temperature)
+def _num_pixels(image: EvalImage, entries: Iterable[Entry], settings: Settings) -> int:
+  """Pixels that are drawn: once for entries that share samples."""
+  drawn = {(entry.system, entry.recipe.drawn): entry for entry in entries}.values()
+  counts = (num_samples(entry.system, settings, entry.recipe.temperature) for entry in drawn)
+  return math.prod(image.hr_size) * sum(counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +221,7 @@ class _Evaluation:
     self.bar.set_postfix_str(report.printable(image.name))
     path = self.output / _sheet_path(image)
     if path.exists() and all(self.progress.get(image.name, entry.name) for entry in self.entries):
-      self.bar.update(sum(_num_pixels(image, entry, self.settings) for entry in self.entries))
+      self.bar.update(_num_pixels(image, self.entries, self.settings))
       return
     scale = self.entries[0].system.scale
     lr, hr = image.read(scale)
@@ -256,8 +269,10 @@ class _Evaluation:
       system.plan(lr.shape[:2], request)
       seconds = time.perf_counter() - begin
       self.compiled[image.hr_size] = self.compiled.get(image.hr_size, 0.0) + seconds
-    temperatures = [entry.temperature for entry in missing]
-    drawn = evaluate_temperatures(system, lr, hr, self.settings, temperatures, self.bar.update)
+    to_draw = _num_pixels(image, missing, self.settings)
+    self.bar.update(_num_pixels(image, entries, self.settings) - to_draw)
+    recipes = [entry.recipe for entry in missing]
+    drawn = evaluate_recipes(system, lr, hr, self.settings, recipes, self.bar.update)
     for entry in entries:
       if entry in missing:
         samples, scores = next(drawn)
@@ -269,7 +284,6 @@ class _Evaluation:
         self.progress.add(row)
       else:
         samples = np.stack([_read_sample(path) for path in paths[entry]])
-        self.bar.update(_num_pixels(image, entry, self.settings))
       yield entry, samples
 
 
@@ -294,12 +308,14 @@ def _write_report(
 ) -> None:
   summary = report.summary(about, params, rows)
   paths = {image.name: output / _sheet_path(image) for image in images}
+  of_posterior = calibration_section(summary)
+  sections = [of_posterior] if of_posterior else []
   texts = (
     f"{report.markdown_table(cells)}\n{note}\n",
     latex_table(cells),
     report.csv_table(rows),
     report.strict_json(summary),
-    html_page(summary, cells, note, plots.plots(summary), paths),
+    html_page(summary, cells, note, plots.plots(summary), paths, sections),
   )
   for name, text in zip(REPORT, texts, strict=True):
     report.write_text(output / name, text)
@@ -312,12 +328,12 @@ def _note(about: Mapping[str, Any], settings: Settings, num_images: int) -> str:
     if about["hr_dir"]
     else ""
   )
-  several = "" if all(about["temperatures"]) else " (one at 0)"
+  several = "" if all(map(draws_noise, about["temperatures"])) else " (one at 0)"
   return report.printable(
     f"Protocol {metrics.PROTOCOL} version {metrics.PROTOCOL_VERSION}{on_luma}, "
     f"{num_images} images of {about['hr_dir'] or about['lr_dir']}, "
     f"{settings.num_samples} samples each at temperature "
-    f"{', '.join(f'{t:g}' for t in about['temperatures'])}{several}, seed {settings.seed}, "
+    f"{', '.join(map(temperature_text, about['temperatures']))}{several}, seed {settings.seed}, "
     f"uint8 by {settings.uint8_mode}; checkpoint of step "
     f"{', '.join(str(step) for step in dict.fromkeys(m['step'] for m in about['models'].values()))}"
     f". Time is of one sample with its context, on {about['device']}."

@@ -6,6 +6,7 @@ summed, so that samples can be compared pixel by pixel.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -65,12 +66,53 @@ def lpips_maps(samples: np.ndarray, reference: np.ndarray) -> Iterator[np.ndarra
     yield np.asarray(_program(_enlarged, reference.shape[:2])(layers))
 
 
-def _strips(height: int, width: int) -> tuple[Span, ...]:
-  """The fewest strips of at most `STRIP_PIXELS`, in units of rows."""
+def pairwise_lpips(samples: np.ndarray) -> np.ndarray:
+  """The distances of samples from each other; each sample's features are computed once.
+
+  Args:
+    samples: uint8 RGB `[N, H, W, 3]`, at least 31 pixels a side.
+
+  Returns:
+    float64 `[N, N]`, symmetric, zero on its diagonal: the means of what `lpips_maps` yields.
+  """
+  size = samples.shape[1:3]
+  if min(size) < MIN_SIZE:
+    raise ValueError(f"LPIPS needs {MIN_SIZE} pixels a side, not {size}")
+  alexnet, linear = _load_weights()
+  strips = _strips(*size, STRIP_PIXELS // len(samples))
+  weights = _program(_weights_of_mean, size)(alexnet)
+  done = [0] * len(weights)  # rows of each layer
+  result = np.zeros((len(samples),) * 2)
+  for strip in strips:
+    rows = slice(strip.start * _UNIT, strip.stop * _UNIT + size[0] % _UNIT)
+    shape = samples[0, rows].shape[:2]
+    features, distances = _program(_features, shape), _program(_distances, shape)
+    of_samples = [features(alexnet, sample[rows]) for sample in samples]
+    kept = []
+    for a, b in itertools.combinations(range(len(samples)), 2):
+      layers = distances(linear, of_samples[a], of_samples[b])
+      kept = [_kept(np.asarray(x), strip, last=strip is strips[-1]) for x in layers]
+      result[a, b] += sum(
+        np.sum(np.asarray(w)[start : start + len(x)] * x, dtype=np.float64)
+        for w, start, x in zip(weights, done, kept, strict=True)
+      )
+    done = [start + len(x) for start, x in zip(done, kept, strict=False)]
+  return result + result.T
+
+
+def _weights_of_mean(size: tuple[int, int], alexnet: dict) -> list[jax.Array]:
+  """What each pixel of each layer `[h, w]` counts in the mean of the enlarged layers' sum."""
+  shapes = jax.eval_shape(lambda image: _features(size, alexnet, image), jnp.zeros((*size, 3)))
+  layers = [jnp.zeros(shape.shape[:2]) for shape in shapes]
+  return jax.grad(lambda x: jnp.mean(_enlarged(size, x)))(layers)
+
+
+def _strips(height: int, width: int, pixels: int | None = None) -> tuple[Span, ...]:
+  """The fewest strips of at most `pixels` (`STRIP_PIXELS` if not given), in units of rows."""
   units = height // _UNIT
   counts = [n for n in range(1, max(2, units)) if tile_side(units, n, _MARGIN)]
   for count in counts:
-    if tile_side(units, count, _MARGIN) * _UNIT * width <= STRIP_PIXELS:
+    if tile_side(units, count, _MARGIN) * _UNIT * width <= (pixels or STRIP_PIXELS):
       break
   return spans(units, count, _MARGIN)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from srflow_jax.evaluation.evaluator import OUTSIDE
+from srflow_jax.evaluation.drawing import OUTSIDE
 from srflow_jax.evaluation.report import Row, printable
 
 _MAX_NAMED = 5

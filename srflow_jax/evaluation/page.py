@@ -1,6 +1,7 @@
 """The report as one HTML page that needs no other file."""
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -27,12 +28,30 @@ figure { margin: 1.5rem 0 }
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A part of the page.
+
+  Attributes:
+    title: Its heading.
+    text: What stands under that.
+    tables: Lines of cells, the heading first.
+    plots: PNG files by title.
+  """
+
+  title: str
+  text: str
+  tables: Sequence[Sequence[Sequence[str]]]
+  plots: Mapping[str, bytes]
+
+
 def html_page(
   summary: Mapping[str, Any],
   cells: Sequence[Sequence[str]],
   note: str,
   plots: Mapping[str, bytes],
   sheets: Mapping[str, pathlib.Path],
+  sections: Sequence[Section] = (),
 ) -> str:
   """Makes the page.
 
@@ -42,6 +61,7 @@ def html_page(
     note: What stands under it.
     plots: PNG files by title.
     sheets: Comparison sheets by image.
+    sections: Parts between the plots and the images.
 
   Returns:
     HTML with all pictures inside.
@@ -57,8 +77,10 @@ def html_page(
     f"<pre>{html.escape(summary['command'])}</pre>",
   ]
   if plots:
-    figures = (_figure(heading, "image/png", png) for heading, png in plots.items())
-    parts += ["<h2>Plots</h2>", '<div class="plots">', *figures, "</div>"]
+    parts += ["<h2>Plots</h2>", *_figures(plots)]
+  for section in sections:
+    parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
+    parts += [*map(_table, section.tables), *_figures(section.plots)]
   parts.append("<h2>Images</h2>")
   for name, path in sheets.items():  # a wide one scrolls: shrunk, it would show nothing
     parts.append(_figure(name, "image/jpeg", _jpeg(path), "sheet"))
@@ -81,6 +103,11 @@ def _table(cells: Sequence[Sequence[str]]) -> str:
     lines.append("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line))
   rows = "\n".join(f"<tr>{line}</tr>" for line in lines)
   return f'<div class="table"><table>\n{rows}\n</table></div>'
+
+
+def _figures(plots: Mapping[str, bytes]) -> list[str]:
+  figures = (_figure(heading, "image/png", png) for heading, png in plots.items())
+  return ['<div class="plots">', *figures, "</div>"]
 
 
 def _figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str:

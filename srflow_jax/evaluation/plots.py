@@ -1,7 +1,7 @@
 """Plots of an evaluation, as PNG files in memory."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -32,9 +32,9 @@ def plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
   if not systems:
     return {}
   groups = _groups(summary["models"], systems)
-  made = {"LPIPS against PSNR": _draw(_lpips_against_psnr, groups)}
+  made = {"LPIPS against PSNR": draw_plot(_lpips_against_psnr, groups)}
   if any(len(group) > 1 for group in groups.values()):
-    made["Diversity against temperature"] = _draw(_diversity_against_temperature, groups)
+    made["Diversity against temperature"] = draw_plot(_diversity_against_temperature, groups)
   several = {
     name: (styles, systems[name]["curves"])
     for name, styles in _styles(groups).items()
@@ -43,7 +43,7 @@ def plots(summary: Mapping[str, Any]) -> dict[str, bytes]:
   if several:
     for what in ("global", "local", "diversity"):
       heading = "Diversity" if what == "diversity" else f"LPIPS {what}"
-      made[f"{heading} over the number of samples"] = _draw(_over_samples, several, what)
+      made[f"{heading} over the number of samples"] = draw_plot(_over_samples, several, what)
   return made
 
 
@@ -52,15 +52,17 @@ Group = list[tuple[float | None, str, Mapping[str, float]]]
 
 
 def _groups(models: Mapping[str, Any], systems: Mapping[str, Any]) -> dict[str, Group]:
-  """The averages by run, each in the order of temperatures; systems without one stand alone."""
+  """The averages by run, each in the order of temperatures; other systems and rows stand alone."""
   groups: dict[str, Group] = {}
   for name, system in systems.items():
     model = models.get(name)
-    group = model["workdir"] if model else name
     temperature = model["temperature"] if model else None
+    on_line = model and not model.get("made") and isinstance(temperature, int | float)
+    group = model["workdir"] if on_line else name
     groups.setdefault(group, []).append((temperature, name, system["averages"]))
   for group in groups.values():
-    group.sort(key=lambda item: item[0] or 0.0)
+    if len(group) > 1:
+      group.sort(key=lambda item: item[0])
   return groups
 
 
@@ -101,7 +103,8 @@ def _over_samples(axes: Axes, curves: Mapping[str, tuple[str, Any]], what: str) 
   axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _draw(plot: Any, *arguments: Any) -> bytes:
+def draw_plot(plot: Callable[..., None], *arguments: Any) -> bytes:
+  """Draws one plot with a legend as a PNG file: `plot(axes, *arguments)`."""
   figure = Figure(_SIZE, layout="constrained")
   axes: Axes = figure.subplots()
   plot(axes, *arguments)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation.calibration import Calibration, pooled
 from srflow_jax.evaluation.evaluator import Scores
 
 # Columns of the published tables, with SSIM and nll: heading, value, how it is written.
@@ -74,6 +75,7 @@ def values(scores: Scores) -> dict[str, float | None]:
     "lpips_local": lpips.local_best if lpips else None,
     "diversity": lpips.diversity if lpips else None,
     **(_of_vgg(scores.lpips_vgg) if scores.lpips_vgg else {}),
+    **(_of_posterior(scores.calibration) if scores.calibration else {}),
     "nll": scores.nll,
     "bits_per_dim": scores.bits_per_dim,
     **{f"nll_log_det_{i}": part for i, part in enumerate(scores.nll_log_dets, start=1)},
@@ -102,6 +104,10 @@ def _of_vgg(per_sample: Sequence[float]) -> dict[str, float]:
   best, worst = min(per_sample), max(per_sample)
   mean = float(np.mean(per_sample))
   return {"lpips_vgg": mean, "lpips_vgg_best": best, "lpips_vgg_worst": worst}
+
+
+def _of_posterior(measured: Calibration) -> dict[str, float]:
+  return {"energy_score": measured.energy_score, "psnr_of_mean": measured.psnr_of_mean}
 
 
 def averages(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -215,6 +221,7 @@ def summary(
       "params": count,
       "averages": averages(own),
       "curves": curves(own),
+      "calibration": _calibration(own),
       "other_uint8": _other(own),
       "images": {
         row.image: {
@@ -253,6 +260,12 @@ def printable(text: str) -> str:
 
 
 _OF_PIXELS = ("lr_psnr", "psnr", "ssim", "lpips", "diversity")
+
+
+def _calibration(rows: Sequence[Row]) -> dict[str, Any]:
+  """The calibration over images; empty where there is none."""
+  measured = [row.scores.calibration for row in rows if row.scores.calibration]
+  return pooled(measured).to_dict() if len(measured) == len(rows) else {}
 
 
 def _other(rows: Sequence[Row]) -> dict[str, float | None]:

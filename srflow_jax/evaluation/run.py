@@ -10,14 +10,20 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from srflow_jax.checkpoints import Run
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import lpips_vgg
+from srflow_jax.evaluation import lpips_vgg, report
 from srflow_jax.evaluation.evaluator import Settings
 from srflow_jax.evaluation.execution import Entry, Outcome, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
+from srflow_jax.evaluation.recipes import Recipe, recipes_of
+from srflow_jax.evaluation.search import search_temperatures
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters
+from srflow_jax.model.model import SRFlow, SuperResolver
+from srflow_jax.runs import chosen_temperature
 from srflow_jax.sampling.sampler import Sampler
+from srflow_jax.sampling.temperatures import Temperature, check_temperature, temperature_text
 from srflow_jax.weights import named
 from srflow_jax.weights.loading import load_model
 
@@ -45,7 +51,7 @@ def evaluate_workdirs(
   output_dir: str,
   settings: Settings,
   command: str,
-  temperatures: Sequence[float] = (),
+  temperatures: Sequence[Temperature] | None = (),
   memory: Memory = Memory(),
   weights: Weights = Weights(),
 ) -> Outcome:
@@ -60,7 +66,8 @@ def evaluate_workdirs(
     settings: How samples are drawn.
     command: What was typed, for the report.
     temperatures: Of a flow's samples, a row of the table each; if there are none, the settings'
-      own is taken.
+      own is taken. None if no temperature was given at all: then each run's is the one that a
+      search chose for it (`search.py`), or else the settings'.
     memory: Budget and overlap.
     weights: Which of the runs' weights are evaluated.
 
@@ -70,10 +77,11 @@ def evaluate_workdirs(
   Raises:
     InputError: Something given cannot be used.
   """
-  for temperature in temperatures:
+  given = list(temperatures or ())
+  for temperature in given:
     dataclasses.replace(settings, temperature=temperature).check()
-  if len(set(temperatures)) < len(temperatures):
-    raise InputError(f"temperatures are {', '.join(map(str, temperatures))}: one is there twice")
+  if len(set(given)) < len(given):
+    raise InputError(f"temperatures are {', '.join(map(temperature_text, given))}: one is twice")
   settings.check()
   if settings.lpips_vgg:
     lpips_vgg.load()
@@ -92,21 +100,29 @@ def evaluate_workdirs(
     hr_dir, lr_dir = validation_folders(first.config.data)
   output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
   images = find_images(scale, hr_dir, lr_dir, leave_out=[output, *workdirs])
-  levels = list(temperatures) or [settings.temperature]
-  entries, models = [Entry(Bicubic.name, Bicubic(scale), settings.temperature)], {}
+  by_run = {
+    workdir: given or [_chosen(workdir, settings, ask=temperatures is None)] for workdir in runs
+  }
+  entries, models = [Entry(Bicubic.name, Bicubic(scale), Recipe(settings.temperature))], {}
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
-    system = Trained(pathlib.Path(workdir).resolve().name, sampler)
-    own = [Entry(system.name, system, levels[0])]
-    if len(levels) > 1 and system.stochastic:
-      own = [Entry(f"{system.name} t={t:g}", system, t) for t in levels]
+    noise_variance = _noise_variance(workdir, run) if settings.denoise else None
+    system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
+    for temperature in by_run[workdir] if system.stochastic else ():
+      check_temperature(temperature, run.model.num_latents)
+    own = _entries_of(system, by_run[workdir], settings)
+    if settings.estimates:
+      own += _encoder_entry(system.name, run, memory)
     entries += own
     digest = _digest(run.params)
     for entry in own:
       models[entry.name] = {
         "workdir": os.fspath(workdir),
         "step": int(run.step),
-        "temperature": entry.temperature,
+        "temperature": entry.recipe.temperature,
+        "made": _ENCODER
+        if entry.system is not system
+        else entry.recipe.label(settings.num_samples),
         "params": {part: count_parameters(tree) for part, tree in run.params.items()},
         "sha256": digest,
       }
@@ -123,9 +139,12 @@ def evaluate_workdirs(
     "models": models,
     "num_samples": settings.num_samples,
     "temperature": settings.temperature,
-    "temperatures": levels,
+    "temperatures": list(dict.fromkeys(t for own in by_run.values() for t in own)),
     "seed": settings.seed,
     "lpips_vgg": settings.lpips_vgg,
+    "consistent": settings.consistent,
+    "estimates": settings.estimates,
+    "denoise": settings.denoise,
     "ema": weights.ema,
     "max_memory_gb": memory.max_memory_gb,
     "tile_overlap": memory.tile_overlap,
@@ -135,6 +154,86 @@ def evaluate_workdirs(
     "configs": {os.fspath(workdir): run.config.to_dict() for workdir, run in runs.items()},
   }
   return evaluate_entries(entries, images, output, settings, about)
+
+
+def search_workdir(
+  workdirs: Sequence[str],
+  hr_dir: str,
+  lr_dir: str,
+  output_dir: str,
+  settings: Settings,
+  memory: Memory = Memory(),
+  weights: Weights = Weights(),
+) -> Outcome:
+  """Searches the temperatures of one run (`search.search_temperatures`); see above for the rest.
+
+  Raises:
+    InputError: There are several runs or there is a folder of LR images; or as it says there.
+  """
+  if len(workdirs) > 1 or lr_dir:
+    raise InputError("--temperatures=search takes one --workdir, and HR images")
+  settings.check()
+  run = load_model(workdirs[0], weights.step, weights.ema)
+  sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
+  return search_temperatures(workdirs[0], run, hr_dir, output_dir, settings, sampler)
+
+
+def _chosen(workdir: str, settings: Settings, ask: bool) -> Temperature:
+  """The settings' temperature, or that which a search chose for the run, which is then told."""
+  chosen = chosen_temperature(workdir) if ask and workdir not in named.FINDERS else None
+  if chosen is None:
+    return settings.temperature
+  print(report.printable(f"{workdir}: {chosen}"))
+  return chosen.temperature
+
+
+def _noise_variance(workdir: str, run: Run) -> float:
+  """The variance of the noise in a run's training, for values in [0, 1]."""
+  noise = run.config.data.noise
+  if not noise.variance:
+    why = "training added none" if noise.variance == 0 else "its size was not always the same"
+    raise InputError(f"{workdir}: there is no noise of {noise.kind} kind to remove: {why}")
+  return noise.variance
+
+
+def _entries_of(
+  system: Trained, temperatures: list[Temperature], settings: Settings
+) -> list[Entry]:
+  """The rows of a trained model."""
+  if not system.stochastic:
+    temperatures = [0.0]  # whatever levels others have
+  entries = []
+  for recipe in [
+    recipe
+    for temperature in temperatures
+    for recipe in recipes_of(
+      temperature,
+      settings.estimates and system.stochastic,
+      settings.denoise if system.stochastic else (),
+      settings.consistent,
+    )
+  ]:
+    temperature = f"t={temperature_text(recipe.temperature)}" if len(temperatures) > 1 else ""
+    words = system.name, temperature, recipe.label(settings.num_samples)
+    entries.append(Entry(" ".join(filter(None, words)), system, recipe))
+  return entries
+
+
+_ENCODER = "encoder"
+
+
+def _encoder_entry(name: str, run: Run, memory: Memory) -> list[Entry]:
+  """The row of what a flow's encoder makes of LR images by itself, if it can.
+
+  It is what the mean of the samples is to be compared with: an encoder is trained for the mean.
+  """
+  model = run.model
+  if not (isinstance(model, SRFlow) and model.encoder_part.cls.super_resolves):
+    return []
+  alone = SuperResolver(scale=model.scale, encoder_part=model.encoder_part, compute=model.compute)
+  params = {"encoder": run.params["encoder"]}
+  sampler = Sampler(alone, params, memory.max_memory_gb, memory.tile_overlap)
+  return [Entry(f"{name} {_ENCODER}", Trained(name, sampler), Recipe(0.0))]
 
 
 def _digest(params: Any) -> str:

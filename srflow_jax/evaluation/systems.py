@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.model.building import count_parameters
 from srflow_jax.ops.resize import bicubic_window
 from srflow_jax.sampling.budget import Request
@@ -45,9 +46,12 @@ class System(Protocol):
     """Computes what all samples of an LR image, uint8 `[h, w, 3]`, share."""
 
   def draw(
-    self, prepared: Any, seed: int, num_samples: int, temperature: float, seconds: Seconds
+    self, prepared: Any, seed: int, num_samples: int, recipe: Recipe, seconds: Seconds
   ) -> Iterator[SampleWindow]:
-    """Draws the first samples of a seed, window by window; `seconds` gets what it took."""
+    """Draws the first samples of a seed, window by window; `seconds` gets what it took.
+
+    The recipe says at which temperature, and how much noise is removed.
+    """
 
   def density(self, prepared: Any, hrs: Sequence[np.ndarray]) -> list[Density]:
     """The densities of float32 `[H, W, 3]` in [0, 1], and a round trip of the first of them."""
@@ -74,7 +78,7 @@ class Bicubic:
     return lr
 
   def draw(
-    self, prepared: np.ndarray, seed: int, num_samples: int, temperature: float, seconds: Seconds
+    self, prepared: np.ndarray, seed: int, num_samples: int, recipe: Recipe, seconds: Seconds
   ) -> Iterator[SampleWindow]:
     """Yields the enlarged image, uint8."""
     height, width = (side * self.scale for side in prepared.shape[:2])
@@ -93,12 +97,14 @@ class Bicubic:
 class Trained:
   """A trained model: a flow, or an encoder alone, which gives one image."""
 
-  def __init__(self, name: str, sampler: Sampler) -> None:
+  def __init__(self, name: str, sampler: Sampler, noise_variance: float | None = None) -> None:
     """Takes a model.
 
     Args:
       name: What tables call it.
       sampler: The model with its parameters.
+      noise_variance: Of what training added to values of HR in [0, 1]: what a recipe may ask to
+        remove; None if it is not known.
     """
     self.name = name
     self.scale = sampler.model.scale
@@ -108,6 +114,7 @@ class Trained:
     counted = params["flow"] if self.stochastic else params
     self.num_params: int | None = count_parameters(counted)
     self._sampler = sampler
+    self._noise_variance = noise_variance
 
   def plan(self, lr_size: tuple[int, int], request: Request) -> None:
     """Compiles the encoder, the drawing of samples, and what the density needs."""
@@ -122,10 +129,16 @@ class Trained:
     return self._sampler.prepare((lr / 255).astype(np.float32), request, seconds)
 
   def draw(
-    self, prepared: Prepared, seed: int, num_samples: int, temperature: float, seconds: Seconds
+    self, prepared: Prepared, seed: int, num_samples: int, recipe: Recipe, seconds: Seconds
   ) -> Iterator[SampleWindow]:
     """Draws samples of the key of the seed; float32."""
-    return self._sampler.draw(prepared, seed, range(num_samples), temperature, seconds)
+    variance = 0.0
+    if recipe.denoise:
+      if self._noise_variance is None:
+        raise ValueError(f"{self.name}: how much noise there was in training is not known")
+      variance = recipe.denoise * self._noise_variance
+    samples = range(num_samples)
+    return self._sampler.draw(prepared, seed, samples, recipe.temperature, seconds, variance)
 
   def density(self, prepared: Prepared, hrs: Sequence[np.ndarray]) -> list[Density]:
     """Returns the densities of images as the model pads them."""

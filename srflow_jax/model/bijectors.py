@@ -1,44 +1,54 @@
 """Pieces of invertible layers: squeeze, actnorm, sums of log-determinants.
 
-Arrays are `[B, H, W, C]`; log-determinants are `[B]`, in nats.
+Log-determinants are in nats.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+from srflow_jax.ops.convolutions import Parameter
 
 Array = jax.Array
 
 
-def squeeze(z: Array, factor: int) -> Array:
-  """Folds space into channels: `[B, H, W, C]` → `[B, H/f, W/f, C*f*f]`.
+def squeeze(
+  z: Float[Array, "B H W C"], factor: int
+) -> Float[Array, "B H//{factor} W//{factor} C*{factor}**2"]:
+  """Folds space into channels.
 
-  Output channel `c*f*f + fy*f + fx` is pixel `(fy, fx)` of input channel c. Its log-det is zero.
+  With f the factor, output channel `c*f*f + fy*f + fx` is pixel `(fy, fx)` of input channel c. Its
+  log-det is zero.
   """
   b, h, w, c = z.shape
   z = z.reshape(b, h // factor, factor, w // factor, factor, c)
   return z.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
 
 
-def unsqueeze(z: Array, factor: int) -> Array:
-  """The inverse of `squeeze`: `[B, h, w, C*f*f]` → `[B, h*f, w*f, C]`."""
+def unsqueeze(
+  z: Float[Array, "B h w C"], factor: int
+) -> Float[Array, "B h*{factor} w*{factor} C//{factor}**2"]:
+  """The inverse of `squeeze`."""
   b, h, w, c = z.shape
   z = z.reshape(b, h, w, c // factor**2, factor, factor)
   return z.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
-def sum_event(x: Array) -> Array:
-  """Sums `[B, H, W, C]` over all axes but the batch: `[B]`."""
+def sum_event(x: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+  """Sums over all axes but the batch."""
   return jnp.sum(x, axis=(1, 2, 3))
 
 
-def per_pixel(log_det: Array, z: Array) -> Array:
-  """The log-det of one linear map of channels, applied at every pixel of z: `[B]`."""
+def per_pixel(log_det: Float[Array, ""], z: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+  """The log-det of one linear map of channels, applied at every pixel of z."""
   return jnp.full((z.shape[0],), z.shape[1] * z.shape[2] * log_det)
 
 
-def by_channel(h: Array, numbers: int) -> Array:
-  """Reads a net's output `[..., C * numbers]` as `[..., C, numbers]`: they are interleaved."""
+def by_channel(
+  h: Float[Array, "*pixels C_numbers"], numbers: int
+) -> Float[Array, "*pixels C_numbers//{numbers} {numbers}"]:
+  """Reads a net's output, in which the numbers of a channel lie one after the other."""
   return h.reshape(*h.shape[:-1], -1, numbers)
 
 
@@ -54,8 +64,10 @@ def note_inverse_factor(layer: nn.Module, log_factor: Array) -> None:
     layer.sow("inverse_factor", "factor", factor, jnp.maximum, lambda: jnp.zeros(()))
 
 
-def actnorm_params(layer: nn.Module, x: Array) -> tuple[Array, Array]:
-  """A layer's `bias` and `logs` `[C]` of an actnorm: `(x + bias) * exp(logs)`.
+def actnorm_params(
+  layer: nn.Module, x: Float[Array, "B H W C"]
+) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
+  """A layer's `bias` and `logs` of an actnorm: `(x + bias) * exp(logs)`.
 
   They are set by the first batch, so that it leaves with mean 0 and variance 1 a channel (Glow,
   section 3.1). `init` must see real data.

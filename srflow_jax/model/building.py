@@ -235,8 +235,11 @@ def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
   size = 2 * model.scale * model.lr_multiple
   hr = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   lr = jax.ShapeDtypeStruct((1, size // model.scale, size // model.scale, 3), jnp.float32)
-  given = Given(lr)  # pyright: ignore[reportArgumentType] shapes take the place of arrays
-  return jax.eval_shape(lambda *args: init_params(model, *args), jax.random.key(0), hr, given)
+
+  def init(key: Array, hr: Array, lr: Array) -> dict[str, Any]:
+    return init_params(model, key, hr, Given(lr))
+
+  return jax.eval_shape(init, jax.random.key(0), hr, lr)
 
 
 def count_parameters(params: Any) -> int:

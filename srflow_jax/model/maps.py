@@ -15,11 +15,15 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from srflow_jax.blocks import limited
 from srflow_jax.model.kinds import Place, kind
 
 Array = jax.Array
+Values = Float[Array, "*pixels C"]
+Numbers = Float[Array, "*pixels C numbers"]  # of a net
+Knots = Float[Array, "*pixels C n+1"]  # of n bins
 
 _LEAST = 1e-3  # of a spline's bins, as a share of the interval, and of its derivatives
 
@@ -36,15 +40,15 @@ class Map(Place):
     """How many numbers it needs for each channel."""
     raise NotImplementedError
 
-  def parameters(self, h: Array) -> Any:
-    """What both directions take, from a net's numbers `[..., C, numbers]`."""
+  def parameters(self, h: Numbers) -> Any:
+    """What both directions take, from a net's numbers."""
     raise NotImplementedError
 
-  def forward(self, z: Array, parameters: Any) -> tuple[Array, Array]:
-    """Maps z `[..., C]`; returns also the logarithm of the derivative, `[..., C]`."""
+  def forward(self, z: Values, parameters: Any) -> tuple[Values, Values]:
+    """Maps z; returns also the logarithm of the derivative."""
     raise NotImplementedError
 
-  def inverse(self, y: Array, parameters: Any) -> tuple[Array, Array]:
+  def inverse(self, y: Values, parameters: Any) -> tuple[Values, Values]:
     """Maps y back; returns also the logarithm of the inverse's derivative."""
     raise NotImplementedError
 
@@ -54,20 +58,20 @@ class Affine(Map):
 
   numbers: ClassVar[int] = 2
 
-  def scale(self, s: Array) -> Array:
+  def scale(self, s: Values) -> Values:
     """The scale, above 0."""
     raise NotImplementedError
 
-  def parameters(self, h: Array) -> tuple[Array, Array]:
-    """Shift and scale, `[..., C]` each."""
+  def parameters(self, h: Numbers) -> tuple[Values, Values]:
+    """Shift and scale."""
     return h[..., 0], self.scale(h[..., 1])
 
-  def forward(self, z: Array, parameters: tuple[Array, Array]) -> tuple[Array, Array]:
+  def forward(self, z: Values, parameters: tuple[Values, Values]) -> tuple[Values, Values]:
     """`(z + shift) * scale`."""
     shift, scale = parameters
     return (z + shift) * scale, jnp.log(scale)
 
-  def inverse(self, y: Array, parameters: tuple[Array, Array]) -> tuple[Array, Array]:
+  def inverse(self, y: Values, parameters: tuple[Values, Values]) -> tuple[Values, Values]:
     """`y / scale - shift`."""
     shift, scale = parameters
     return y / scale - shift, -jnp.log(scale)
@@ -80,7 +84,7 @@ class Sigmoid(Affine):
 
   has_published_names: ClassVar[bool] = True
 
-  def scale(self, s: Array) -> Array:
+  def scale(self, s: Values) -> Values:
     """See the class."""
     return jax.nn.sigmoid(s + 2.0) + 1e-4
 
@@ -90,7 +94,7 @@ class Sigmoid(Affine):
 class DoubleSigmoid(Affine):
   """`scale = 2 sigmoid(s)`, in (0, 2) and 1 at first: Jet's (Kolesnikov et al. 2024)."""
 
-  def scale(self, s: Array) -> Array:
+  def scale(self, s: Values) -> Values:
     """See the class."""
     return 2.0 * jax.nn.sigmoid(s)
 
@@ -100,7 +104,7 @@ class DoubleSigmoid(Affine):
 class Atan(Affine):
   """`scale = exp(0.318 atan(2 s))`, in (0.607, 1.648): HCFlow's (ICCV 2021), bounded both ways."""
 
-  def scale(self, s: Array) -> Array:
+  def scale(self, s: Values) -> Values:
     """See the class."""
     return jnp.exp(0.318 * jnp.arctan(2.0 * s))
 
@@ -116,7 +120,7 @@ class Tanh(Affine):
 
   bound: float = limited(2.0, above=0.0, at_most=20.0)
 
-  def scale(self, s: Array) -> Array:
+  def scale(self, s: Values) -> Values:
     """See the class."""
     return jnp.exp(self.bound * jnp.tanh(s))
 
@@ -128,15 +132,15 @@ class Additive(Map):
 
   numbers: ClassVar[int] = 1
 
-  def parameters(self, h: Array) -> Array:
-    """The shift, `[..., C]`."""
+  def parameters(self, h: Numbers) -> Values:
+    """The shift."""
     return h[..., 0]
 
-  def forward(self, z: Array, parameters: Array) -> tuple[Array, Array]:
+  def forward(self, z: Values, parameters: Values) -> tuple[Values, Values]:
     """`z + shift`."""
     return z + parameters, jnp.zeros_like(z)
 
-  def inverse(self, y: Array, parameters: Array) -> tuple[Array, Array]:
+  def inverse(self, y: Values, parameters: Values) -> tuple[Values, Values]:
     """`y - shift`."""
     return y - parameters, jnp.zeros_like(y)
 
@@ -170,15 +174,15 @@ class Spline(Map):
     """Of widths, heights and derivatives n - 1 each, and the shift."""
     return 3 * (self.bins - 1) + 1
 
-  def parameters(self, h: Array) -> tuple[Array, Array, Array, Array]:
-    """The knots' x, y and derivatives, `[..., C, n + 1]` each, and the shift `[..., C]`."""
+  def parameters(self, h: Numbers) -> tuple[Knots, Knots, Knots, Values]:
+    """The knots' x, y and derivatives, and the shift."""
     inner = self.bins - 1
     slopes = jnp.exp(h[..., 2 * inner : 3 * inner]) * (1 - _LEAST) + _LEAST
     ends = jnp.ones_like(slopes[..., :1])
     x, y = self._knots(h[..., :inner]), self._knots(h[..., inner : 2 * inner])
     return x, y, jnp.concatenate([ends, slopes, ends], -1), h[..., -1]
 
-  def _knots(self, numbers: Array) -> Array:
+  def _knots(self, numbers: Float[Array, "*pixels C n-1"]) -> Float[Array, "*pixels C n+1"]:
     """The ends of the bins whose sizes the numbers say."""
     numbers = jnp.concatenate([numbers, jnp.zeros_like(numbers[..., :1])], -1)
     sizes = jax.nn.softmax(numbers, -1) * (1 - self.bins * _LEAST) + _LEAST
@@ -186,8 +190,10 @@ class Spline(Map):
     end = jnp.full_like(inner[..., :1], self.bound)
     return jnp.concatenate([-end, inner, end], -1)
 
-  def _bin(self, z: Array, knots: Array, parameters: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Of the bin of `knots` that each z is in: x0, w, y0, h, d0, d1, `[..., C]` each."""
+  def _bin(
+    self, z: Values, knots: Knots, parameters: tuple[Array, ...]
+  ) -> tuple[Values, Values, Values, Values, Values, Values]:
+    """Of the bin of `knots` that each z is in: x0, w, y0, h, d0, d1."""
     x, y, slopes, _ = parameters
     number = jnp.sum(z[..., None] >= knots[..., 1:-1], -1)  # of the knots that z is beyond
     chosen = jax.nn.one_hot(number, self.bins, dtype=x.dtype)
@@ -206,13 +212,13 @@ class Spline(Map):
     )
 
   @staticmethod
-  def _log_derivative(t: Array, s: Array, d0: Array, d1: Array) -> Array:
+  def _log_derivative(t: Values, s: Values, d0: Values, d1: Values) -> Values:
     """The logarithm of the spline's derivative within a bin."""
     mixed = t * (1 - t)
     above = s**2 * (d1 * t**2 + 2 * s * mixed + d0 * (1 - t) ** 2)
     return jnp.log(above) - 2 * jnp.log(s + (d0 + d1 - 2 * s) * mixed)
 
-  def forward(self, z: Array, parameters: tuple[Array, ...]) -> tuple[Array, Array]:
+  def forward(self, z: Values, parameters: tuple[Array, ...]) -> tuple[Values, Values]:
     """See the class."""
     inside = jnp.abs(z) < self.bound
     x0, w, y0, h, d0, d1 = self._bin(z, parameters[0], parameters)
@@ -224,7 +230,7 @@ class Spline(Map):
     log_derivative = jnp.where(inside, self._log_derivative(t, s, d0, d1), 0.0)
     return jnp.where(inside, y, z) + parameters[-1], log_derivative
 
-  def inverse(self, y: Array, parameters: tuple[Array, ...]) -> tuple[Array, Array]:
+  def inverse(self, y: Values, parameters: tuple[Array, ...]) -> tuple[Values, Values]:
     """Solves the bin's quadratic equation for t, by the root that has no cancellation."""
     y = y - parameters[-1]
     inside = jnp.abs(y) < self.bound

@@ -10,20 +10,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from srflow_jax.model.kinds import Place, kind
+from srflow_jax.ops.convolutions import Parameter
 
 Array = jax.Array
+Matrix = Float[Parameter, "C C"]
 
 
-def random_rotation(key: Array, size: int, dtype: jnp.dtype = jnp.float32) -> Array:
-  """A random rotation or reflection, `[size, size]`, uniform over the orthogonal group."""
+def random_rotation(
+  key: Array, size: int, dtype: jax.typing.DTypeLike = jnp.float32
+) -> Float[Array, "{size} {size}"]:
+  """A random rotation or reflection, uniform over the orthogonal group."""
   q, r = jnp.linalg.qr(jax.random.normal(key, (size * size,), dtype).reshape(size, size))
   return q * jnp.sign(jnp.diag(r))
 
 
-def accurate_inverse(w: Array) -> Array:
-  """The inverse of w `[C, C]`, computed in float64 and rounded to w's own type."""
+def accurate_inverse(w: Matrix) -> Matrix:
+  """The inverse of w, computed in float64 and rounded to w's own type."""
   with jax.enable_x64(True):
     return jnp.linalg.inv(w.astype(jnp.float64)).astype(w.dtype)
 
@@ -40,11 +45,11 @@ class Mixer(nn.Module, Place, kw_only=True):
 
   channels: int
 
-  def matrix_and_log_det(self) -> tuple[Array, Array]:
-    """W `[C, C]` and log|det W|."""
+  def matrix_and_log_det(self) -> tuple[Matrix, Float[Array, ""]]:
+    """W and log|det W|."""
     raise NotImplementedError
 
-  def inverse_matrix(self) -> Array:
+  def inverse_matrix(self) -> Matrix:
     """The inverse of W."""
     return accurate_inverse(self.matrix_and_log_det()[0])
 
@@ -61,7 +66,7 @@ class Full(Mixer):
   def setup(self) -> None:
     self.kernel = self.param("kernel", random_rotation, self.channels)
 
-  def matrix_and_log_det(self) -> tuple[Array, Array]:
+  def matrix_and_log_det(self) -> tuple[Matrix, Float[Array, ""]]:
     """See the base class."""
     return self.kernel, jnp.linalg.slogdet(self.kernel)[1]
 
@@ -77,13 +82,13 @@ class Orthogonal(Mixer):
     shape = (self.channels, self.channels)
     self.skew = self.param("skew", nn.initializers.zeros, shape, jnp.float32)
 
-  def matrix_and_log_det(self) -> tuple[Array, Array]:
+  def matrix_and_log_det(self) -> tuple[Matrix, Float[Array, ""]]:
     """See the base class."""
     start = _fixed_rotation(self.channels).astype(self.skew.dtype)
     turn = jax.scipy.linalg.expm(self.skew - self.skew.T)
     return jnp.matmul(start, turn, precision="highest"), jnp.zeros((), self.skew.dtype)
 
-  def inverse_matrix(self) -> Array:
+  def inverse_matrix(self) -> Matrix:
     """See the base class."""
     return self.matrix_and_log_det()[0].T
 
@@ -92,12 +97,12 @@ class Orthogonal(Mixer):
 class Permutation(Mixer):
   """A fixed permutation of the channels, the same in every step (RealNVP, Dinh et al. 2017)."""
 
-  def matrix_and_log_det(self) -> tuple[Array, Array]:
+  def matrix_and_log_det(self) -> tuple[Matrix, Float[Array, ""]]:
     """See the base class."""
     rows = jnp.eye(self.channels, dtype=jnp.float32)
     return rows[fixed_permutation(self.channels)], jnp.zeros((), jnp.float32)
 
-  def inverse_matrix(self) -> Array:
+  def inverse_matrix(self) -> Matrix:
     """See the base class."""
     return self.matrix_and_log_det()[0].T
 
@@ -125,7 +130,7 @@ class PLU(Mixer):
   def setup(self) -> None:
     self.factors = self.param("factors", _factors_of_rotation, self.channels)
 
-  def matrix_and_log_det(self) -> tuple[Array, Array]:
+  def matrix_and_log_det(self) -> tuple[Matrix, Float[Array, ""]]:
     """See the base class."""
     lower = jnp.tril(self.factors, -1) + jnp.eye(self.channels, dtype=self.factors.dtype)
     w = jnp.matmul(lower, jnp.triu(self.factors), precision="highest")

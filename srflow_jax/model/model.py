@@ -115,6 +115,11 @@ class Model(nn.Module, kw_only=True):
     return 1
 
   @property
+  def num_latents(self) -> int:
+    """How many latents there are, each of which may be drawn at a temperature of its own."""
+    return 0
+
+  @property
   def tile_overlap(self) -> int:
     """LR pixels of overlap that leave less than a quarter of a grey level between tiles and image.
 
@@ -140,6 +145,7 @@ class Model(nn.Module, kw_only=True):
   ) -> Latents:
     """Draws one set of latents of standard deviation `temperature` for the context's batch.
 
+    The temperature is a number, or an array with one for each latent, finest first.
     They are windows of fields over the whole plane: `origin` says where.
     """
     raise NotImplementedError
@@ -169,7 +175,7 @@ class Model(nn.Module, kw_only=True):
     Args:
       key: Which samples.
       context: Of the LR image, or of a tile of it.
-      temperature: Standard deviation of the latents.
+      temperature: Standard deviation of the latents, or `[num_latents]`, one for each.
       num_samples: How many samples.
       first: The number of the first.
       origin: Where the tile lies in the image: its top left LR pixel, both coordinates multiples
@@ -242,6 +248,11 @@ class SRFlow(Model, kw_only=True):
     return math.lcm(*multiples)
 
   @property
+  def num_latents(self) -> int:
+    """See the base class: one of each split, and what leaves the last stage."""
+    return 1 + sum(spec.split for spec in self.stage_specs)
+
+  @property
   def tile_overlap(self) -> int:
     """See the base class."""
     reaches = [reach for _, (_, reach) in self._stages()]
@@ -308,14 +319,18 @@ class SRFlow(Model, kw_only=True):
     shapes = self.flow.latent_shapes(context.batch, *context.padded_size)
     keys = jax.random.split(key, len(shapes))
 
-    def draw(k: Array, shape: tuple[int, ...], is_drawn: bool) -> Array:
+    each = (
+      [temperature] * len(shapes) if jnp.ndim(temperature) == 0 else list(jnp.asarray(temperature))
+    )
+
+    def draw(k: Array, shape: tuple[int, ...], of_level: float | Array, is_drawn: bool) -> Array:
       if not is_drawn:
         return jnp.zeros(shape, jnp.float32)
       downscale = context.padded_size[0] // shape[1]
       corner = (side * self.scale // downscale for side in origin)
-      return temperature * normal_field(k, shape, *corner)
+      return of_level * normal_field(k, shape, *corner)
 
-    return tuple(map(draw, keys, shapes, self.flow.latents_drawn))
+    return tuple(map(draw, keys, shapes, each, self.flow.latents_drawn))
 
 
 class SuperResolver(Model, kw_only=True):

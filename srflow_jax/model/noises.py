@@ -23,6 +23,11 @@ class Noise(Place):
   place: ClassVar[str] = "noise"
   published: ClassVar[str] = "gaussian"
 
+  @property
+  def variance(self) -> float | None:
+    """Variance of what is added to a value of HR in [0, 1]; None if it is not always the same."""
+    return None
+
   def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
     """Adds noise.
 
@@ -48,6 +53,11 @@ class GaussianNoise(Noise):
 
   std: float = limited(at_least=0.0, at_most=255.0)
 
+  @property
+  def variance(self) -> float:
+    """See the base class."""
+    return (self.std / 255) ** 2
+
   def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
     """See the base class."""
     if self.std:
@@ -66,6 +76,11 @@ class UniformNoise(Noise):
   """
 
   width: float = limited(1.0, above=0.0, at_most=255.0)
+
+  @property
+  def variance(self) -> float:
+    """See the base class."""
+    return (self.width / 255) ** 2 / 12
 
   def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
     """See the base class."""

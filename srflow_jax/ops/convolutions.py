@@ -6,10 +6,13 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 
 from srflow_jax.ops.cpu_gradients import Padding, conv_with_gradients
 
 Array = jax.Array
+Parameter = jax.Array | np.ndarray  # those that were just read are NumPy's
 Initializer = Callable[..., Array]
 
 
@@ -22,19 +25,23 @@ def normal_init(stddev: float) -> Initializer:
   return init
 
 
-def conv(x: Array, kernel: Array, padding: Padding | None = None) -> Array:
+def conv(
+  x: Float[Array, "B H W C"],
+  kernel: Float[Parameter, "ky kx C O"],
+  padding: Padding | None = None,
+) -> Float[Array, "B h w O"]:
   """Convolves x with kernel, in x's type. Differentiable in reverse mode.
 
   Args:
-    x: `[B, H, W, C]`.
-    kernel: `[ky, kx, C, O]`.
+    x: images.
+    kernel: the kernel.
     padding: zeros before and after x's rows and columns. By default there are so many of them that
       a kernel of odd size leaves x's size as it is.
   """
   if padding is None:
     rows, columns = (side // 2 for side in kernel.shape[:2])
     padding = ((rows, rows), (columns, columns))
-  return conv_with_gradients(x, kernel.astype(x.dtype), padding)
+  return conv_with_gradients(x, jnp.asarray(kernel, x.dtype), padding)
 
 
 class Conv(nn.Module):
@@ -53,8 +60,8 @@ class Conv(nn.Module):
   use_bias: bool = True
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps `[B, H, W, C]` to `[B, H, W, features]`."""
+  def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.features}"]:
+    """Applies the layer."""
     shape = (self.size, self.size, x.shape[-1], self.features)
     y = conv(x, self.param("kernel", self.kernel_init, shape))
     if self.use_bias:
@@ -76,8 +83,10 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
 relu.defvjp(_relu_forward, lambda y, grad: (jnp.where(y > 0, grad, 0),))
 
 
-def upsample_nearest(x: Array, factor: int) -> Array:
-  """Enlarges `[B, h, w, C]` to `[B, h*factor, w*factor, C]` by repeating pixels."""
+def upsample_nearest(
+  x: Float[Array, "B h w C"], factor: int
+) -> Float[Array, "B h*{factor} w*{factor} C"]:
+  """Enlarges by repeating pixels."""
   if factor == 1:
     return x
   b, h, w, c = x.shape
@@ -85,7 +94,9 @@ def upsample_nearest(x: Array, factor: int) -> Array:
   return x.reshape(b, h * factor, w * factor, c)
 
 
-def conv_upsampled(x: Array, kernel: Array, factor: int) -> Array:
+def conv_upsampled(
+  x: Float[Array, "B h w C"], kernel: Float[Parameter, "3 3 C O"], factor: int
+) -> Float[Array, "B h*{factor} w*{factor} O"]:
   """`conv(upsample_nearest(x, factor), kernel)` for a 3x3 kernel, without enlarging x.
 
   In an enlarged image, the three taps of a row of the kernel fall on at most two pixels of x: an
@@ -95,17 +106,17 @@ def conv_upsampled(x: Array, kernel: Array, factor: int) -> Array:
   factor of 2, 4 products where there were 9. Equal phases are computed once.
 
   Args:
-    x: `[B, h, w, C]`.
-    kernel: `[3, 3, C, O]`.
+    x: images.
+    kernel: of 3x3 pixels.
     factor: the enlargement.
 
   Returns:
-    `[B, h*factor, w*factor, O]`, equal up to round-off.
+    The same up to round-off.
   """
   if factor == 1:
     return conv(x, kernel)
   rows = []
-  for row, pad_y in _phases(kernel, factor, axis=0):
+  for row, pad_y in _phases(jnp.asarray(kernel), factor, axis=0):
     columns = [conv(x, part, (pad_y, pad_x)) for part, pad_x in _phases(row, factor, axis=1)]
     rows.append(jnp.stack(_all_phases(columns, factor), 3))  # [B, h, w, factor, O]
   b, h, w, _ = x.shape

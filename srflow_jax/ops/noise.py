@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float32
 
 Array = jax.Array
 
@@ -16,7 +17,7 @@ MAX_SIDE = 2**16  # pixels a side of a field: both coordinates make one number o
 
 def normal_field(
   key: Array, shape: tuple[int, ...], top: int | Array = 0, left: int | Array = 0
-) -> Array:
+) -> Float32[Array, "B h w C"]:
   """Draws a window of a field of standard normal numbers.
 
   Args:
@@ -27,7 +28,7 @@ def normal_field(
     left: Its first column.
 
   Returns:
-    float32 `[B, h, w, C]`.
+    The window.
   """
   batch, height, width, channels = shape
   rows = jnp.asarray(top, jnp.uint32) + jnp.arange(height, dtype=jnp.uint32)

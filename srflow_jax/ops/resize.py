@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jaxtyping import Float64, Shaped
 
 Rounding = Literal["half_away", "half_even"]
 MATLAB_ROUNDING: Rounding = "half_away"
@@ -34,7 +35,7 @@ NUMPY_ROUNDING: Rounding = "half_even"
 _MAX_WHOLE = 16  # beyond it, the sums of integer weights times 255 leave int32
 
 
-def resize_weights(in_size: int, factor: float) -> np.ndarray:
+def resize_weights(in_size: int, factor: float) -> Float64[np.ndarray, "out_size {in_size}"]:
   """The matrix that resizes one axis.
 
   Args:
@@ -42,9 +43,14 @@ def resize_weights(in_size: int, factor: float) -> np.ndarray:
     factor: A whole number n up to 16, or 1/n.
 
   Returns:
-    float64 `[ceil(factor * in_size), in_size]`; each row sums to one.
+    `ceil(factor * in_size)` rows, each of which sums to one.
   """
-  return _sparse_weights(in_size, factor, np.float64).toarray()
+  return resize_matrix(in_size, factor).toarray()
+
+
+def resize_matrix(in_size: int, factor: float) -> scipy.sparse.csr_array:
+  """As `resize_weights`, as a sparse matrix; it is shared, so it must not be changed."""
+  return _sparse_weights(in_size, factor, np.float64)
 
 
 def output_size(size: int, factor: float) -> int:
@@ -61,12 +67,12 @@ def output_size(size: int, factor: float) -> int:
 
 
 def bicubic_resize(
-  image: np.ndarray, factor: float, rounding: Rounding = MATLAB_ROUNDING
-) -> np.ndarray:
+  image: Shaped[np.ndarray, "H W C"], factor: float, rounding: Rounding = MATLAB_ROUNDING
+) -> Shaped[np.ndarray, "h w C"]:
   """Resizes an image on the host.
 
   Args:
-    image: `[H, W, C]`; uint8, float32 or float64.
+    image: uint8, float32 or float64.
     factor: A whole number n up to 16, or 1/n.
     rounding: Of halves, for uint8.
 
@@ -79,18 +85,18 @@ def bicubic_resize(
 
 
 def bicubic_window(
-  image: np.ndarray,
+  image: Shaped[np.ndarray, "H W C"],
   factor: float,
   top: int,
   left: int,
   height: int,
   width: int,
   rounding: Rounding = MATLAB_ROUNDING,
-) -> np.ndarray:
+) -> Shaped[np.ndarray, "{height} {width} C"]:
   """Computes a window of a resized image, and no more of it than that.
 
   Args:
-    image: `[H, W, C]`; uint8, float32 or float64: the whole image.
+    image: uint8, float32 or float64: the whole image.
     factor: A whole number n up to 16, or 1/n.
     top: First row of the window, in pixels of the output.
     left: First column.
@@ -117,12 +123,12 @@ def bicubic_window(
 
 
 def bicubic_resize_on_device(
-  images: jax.Array, factor: float, rounding: Rounding = MATLAB_ROUNDING
-) -> jax.Array:
+  images: Shaped[jax.Array, "*batch H W C"], factor: float, rounding: Rounding = MATLAB_ROUNDING
+) -> Shaped[jax.Array, "*batch h w C"]:
   """Resizes images on the device; works under `jit`, and for floats under `grad`.
 
   Args:
-    images: `[..., H, W, C]`; uint8 or floating point.
+    images: uint8 or floating point.
     factor: A whole number n up to 16, or 1/n.
     rounding: Of halves, for uint8.
 

@@ -17,11 +17,14 @@ import numpy as np
 from srflow_jax.errors import InputError
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
+from srflow_jax.sampling.denoising import denoised
 
 Size = tuple[int, int]  # height and width in LR pixels
 
-# An image takes up to four programs, and the parts that its tiles share up to three of each.
+# An image takes up to five programs, and the parts that its tiles share up to three of each.
 MAX_PROGRAMS = 16
+
+DRAWING = ("draw", "denoised")  # the methods that draw samples
 
 
 def largest_inverse_factor(sown: Any) -> float:
@@ -31,11 +34,12 @@ def largest_inverse_factor(sown: Any) -> float:
 
 
 class Programs:
-  """A model's methods, each compiled for sizes of LR and, if it is "draw", numbers of samples.
+  """A model's methods, each compiled for sizes of LR and, if it draws, numbers of samples.
 
-  "condition": (lr) → context; "draw": (key, context, temperature, first, origin) → samples
-  `[batch, H, W, 3]`; "density": (context, hr) → `DensityParts` and what layers say of their
-  inverses; "decode": (context, latents) → image `[1, H, W, 3]`.
+  "condition": (lr) → context; "draw": (key, context, temperatures, first, origin) → samples
+  `[batch, H, W, 3]`; "denoised": (variance of the noise, then as "draw") → the same samples
+  without noise (`denoising.py`); "density": (context, hr) → `DensityParts` and what layers say of
+  their inverses; "decode": (context, latents) → image `[1, H, W, 3]`.
   """
 
   def __init__(self, model: Model, variables: Any, max_programs: int = MAX_PROGRAMS) -> None:
@@ -52,10 +56,10 @@ class Programs:
 
     Args:
       variables: Of the shapes that the programs were made for.
-      method: "condition", "draw", "density" or "decode".
+      method: One of those that the class names.
       size: Of the window of LR.
       *arguments: The method's own; see the class.
-      batch: How many samples "draw" draws.
+      batch: How many samples are drawn.
 
     Raises:
       InputError: The device has too little memory.
@@ -76,7 +80,7 @@ class Programs:
     return self._num_bytes[key]
 
   def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
-    """A method traced for a size and, if it is "draw", a number of samples: to be compiled."""
+    """A method traced for a size and, if it draws, a number of samples: to be compiled."""
     function, arguments = getattr(self, f"_{method}")(size, batch)
     return jax.jit(function).trace(self._variables, *arguments)
 
@@ -104,7 +108,20 @@ class Programs:
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return draw, (key, self.context(size), _floats(()), number, (number, number))
+    temperatures = _floats((self._model.num_latents,))
+    return draw, (key, self.context(size), temperatures, number, (number, number))
+
+  def _denoised(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    draw, arguments = self._draw(size, batch)
+
+    def denoise(variables: Any, variance: Any, key: jax.Array, context: Any, *rest: Any) -> Any:
+      def log_prob(image: jax.Array) -> jax.Array:
+        parts: Any = self._model.apply(variables, image[None], context, method="density_parts")
+        return parts.log_prob[0]
+
+      return denoised(log_prob, draw(variables, key, context, *rest), variance)
+
+    return denoise, (_floats(()), *arguments)
 
   def _density(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     def density(variables: Any, context: Any, hr: jax.Array) -> Any:

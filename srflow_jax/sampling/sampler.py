@@ -19,6 +19,7 @@ import numpy as np
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.budget import Budget, Plan, Request, num_bytes, samples_of_program
 from srflow_jax.sampling.programs import Programs, largest_inverse_factor
+from srflow_jax.sampling.temperatures import Temperature, check_temperature
 from srflow_jax.sampling.tiles import Tile, Window
 
 Latents = tuple[np.ndarray, ...]
@@ -123,8 +124,9 @@ class Sampler:
     prepared: Prepared,
     seed: int,
     samples: range,
-    temperature: float,
+    temperature: Temperature,
     seconds: Seconds | None = None,
+    noise_variance: float = 0.0,
   ) -> Iterator[tuple[int, Window, np.ndarray]]:
     """Draws samples, tile after tile.
 
@@ -133,11 +135,16 @@ class Sampler:
     lets through.
 
     Args:
-      prepared: Of `prepare`, for "draw".
+      prepared: Of `prepare`, for "draw", or "denoised" where noise is removed.
       seed: Of the noise.
       samples: Which samples, one after the other.
-      temperature: Standard deviation of the latents.
+      temperature: Standard deviation of the latents, or of each level of them.
       seconds: Gets what it took.
+      noise_variance: Of noise that is removed from the samples (`denoising.py`), for values in
+        [0, 1]; 0 for none.
+
+    Raises:
+      InputError: The temperature is none, or not one of this model.
 
     Yields:
       Position in `samples`, rows and columns of the HR image, and those pixels, float32
@@ -147,17 +154,21 @@ class Sampler:
     key = jax.random.key(seed, impl="threefry2x32")
     plan = prepared.plan
     together = samples_of_program(plan.batch)
-    self.programs.compile("draw", plan.tiling.size, together)
+    check_temperature(temperature, self.model.num_latents)
+    temperatures = np.broadcast_to(np.asarray(temperature, np.float32), self.model.num_latents)
+    method = "denoised" if noise_variance else "draw"
+    noise = (np.float32(noise_variance),) if noise_variance else ()
+    self.programs.compile(method, plan.tiling.size, together)
     with futures.ThreadPoolExecutor(plan.batch // together) as threads:
       for tile, context in self._with_context(prepared, plan.tiling.tiles, seconds):
         target, source = self._kept(prepared, tile)
         origin = np.int32(tile.rows.start), np.int32(tile.columns.start)
 
         def draw(first: int, context: Any = context, origin: tuple = origin) -> np.ndarray:
-          arguments = key, context, np.float32(temperature), np.int32(first), origin
+          arguments = *noise, key, context, temperatures, np.int32(first), origin
           run = self.programs.run
           return np.asarray(
-            run(self.variables, "draw", plan.tiling.size, *arguments, batch=together)
+            run(self.variables, method, plan.tiling.size, *arguments, batch=together)
           )
 
         for position in range(0, len(samples), plan.batch):

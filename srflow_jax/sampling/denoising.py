@@ -1,0 +1,32 @@
+"""Samples without the noise of training, by the flow's own score.
+
+A flow is trained on images with noise, so its samples have noise too. If the noise is Gaussian of
+variance v and p the density of images with noise, the mean of the images that x may have been
+before noise was added is
+
+    x + v * grad_x log p(x)
+
+(Tweedie's formula: H. Robbins, 1956; B. Efron, "Tweedie's Formula and Selection Bias", 2011; for
+flows: S. Zhai et al., "Normalizing Flows are Capable Generative Models", 2024). Here p is the
+density given an LR image.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+Array = jax.Array
+
+
+def denoised(log_prob: Callable[[Array], Array], images: Array, variance: float | Array) -> Array:
+  """Removes noise from images.
+
+  Args:
+    log_prob: Of an image `[H, W, 3]`, the log-density of images with noise, nats.
+    images: `[N, H, W, 3]`.
+    variance: Of the noise, for values in [0, 1].
+
+  Returns:
+    `[N, H, W, 3]`.
+  """
+  return images + variance * jax.vmap(jax.grad(log_prob))(images)
