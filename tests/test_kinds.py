@@ -487,7 +487,8 @@ def test_flow_of_kinds(parts):
   params = random_params(model)
   hr, _ = random_images(model, lr_size=(2, 3))
   # Of one target LR must be HR's own LR image.
-  given = Given(bicubic_resize_on_device(hr, 1 / model.scale), normal(2, hr.shape))
+  lr = bicubic_resize_on_device(jnp.asarray(hr), 1 / model.scale)
+  given = Given(lr, normal(2, hr.shape))
 
   @jax.jit
   def everything(params, hr, given):
