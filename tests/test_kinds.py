@@ -470,12 +470,13 @@ def flow_name(parts) -> str:
 
 
 def marked():
-  """The flows; those that bring nothing that is new, but only new pairs, are slow."""
+  """The flows. Slow are those that bring only new pairs, and two whose samples have tests below."""
   seen = set()
   for parts in flows():
     new = {(place, str(block)) for place, block in parts.items()} - seen
     seen |= new
-    yield pytest.param(parts, id=flow_name(parts), marks=[] if new else [pytest.mark.slow])
+    is_slow = not new or parts in (HCFLOW, JET)
+    yield pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * is_slow)
 
 
 FLOWS = list(marked())
