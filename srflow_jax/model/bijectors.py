@@ -11,6 +11,8 @@ from jaxtyping import Float
 from srflow_jax.ops.convolutions import Parameter
 
 Array = jax.Array
+Grid = Float[Array, "B h w C"]  # numbers at each pixel: images, latents and all between them
+LogDet = Float[Array, " B"]  # nats
 
 
 def squeeze(
@@ -35,12 +37,12 @@ def unsqueeze(
   return z.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
-def sum_event(x: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+def sum_event(x: Grid) -> LogDet:
   """Sums over all axes but the batch."""
   return jnp.sum(x, axis=(1, 2, 3))
 
 
-def per_pixel(log_det: Float[Array, ""], z: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+def per_pixel(log_det: Float[Array, ""], z: Grid) -> LogDet:
   """The log-det of one linear map of channels, applied at every pixel of z."""
   return jnp.full((z.shape[0],), z.shape[1] * z.shape[2] * log_det)
 
@@ -52,7 +54,7 @@ def by_channel(
   return h.reshape(*h.shape[:-1], -1, numbers)
 
 
-def note_inverse_factor(layer: nn.Module, log_factor: Array) -> None:
+def note_inverse_factor(layer: nn.Module, log_factor: Parameter) -> None:
   """Keeps the largest factor by which a layer's inverse enlarges an error, if it is asked for.
 
   Args:
@@ -65,7 +67,7 @@ def note_inverse_factor(layer: nn.Module, log_factor: Array) -> None:
 
 
 def actnorm_params(
-  layer: nn.Module, x: Float[Array, "B H W C"]
+  layer: nn.Module, x: Grid
 ) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
   """A layer's `bias` and `logs` of an actnorm: `(x + bias) * exp(logs)`.
 

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from srflow_jax.blocks import limited
-from srflow_jax.model.bijectors import by_channel, note_inverse_factor, sum_event
+from srflow_jax.model.bijectors import Grid, LogDet, by_channel, note_inverse_factor, sum_event
 from srflow_jax.model.encoders import he_conv
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.flow import condition_steps, steps_in_a_row
 from srflow_jax.model.kinds import Part, kind, parts
 from srflow_jax.model.layers import Layer
 from srflow_jax.model.nets import ZeroConv
-from srflow_jax.model.priors import Prior
+from srflow_jax.model.priors import Kept, Prior
 from srflow_jax.model.residual_encoders import blocks_in_a_row, check_taps, run_blocks
 from srflow_jax.ops.convolutions import Conv, normal_init, relu, upsample_nearest
 
@@ -90,16 +90,16 @@ class UNetPrior(Prior):
     return h[..., 0], h[..., 1]
 
   def forward_and_log_det(
-    self, rest: Array, kept: Array | None, context: tuple[Array, Array]
-  ) -> tuple[Array, Array]:
+    self, rest: Grid, kept: Kept | None, context: tuple[Array, Array]
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     mean, logs = context
     note_inverse_factor(self, logs)
     return (rest - mean) * jnp.exp(-logs), -sum_event(logs)
 
   def inverse_and_log_det(
-    self, eps: Array, kept: Array | None, context: tuple[Array, Array]
-  ) -> tuple[Array, Array]:
+    self, eps: Grid, kept: Kept | None, context: tuple[Array, Array]
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     mean, logs = context
     return mean + jnp.exp(logs) * eps, sum_event(logs)
@@ -185,18 +185,14 @@ class FlowPrior(Prior):
     _, u = run_blocks(self.blocks, x, self.num_blocks, self.taps)
     return self._given(Features(u, u[..., :0], 1), given)
 
-  def forward_and_log_det(
-    self, rest: Array, kept: Array | None, context: Any
-  ) -> tuple[Array, Array]:
+  def forward_and_log_det(self, rest: Grid, kept: Kept | None, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
     steps_context, mean, logs = self._of(kept, context)
     y, log_dets = self.row.forward_and_log_det(rest, steps_context)
     note_inverse_factor(self, logs)
     return (y - mean) * jnp.exp(-logs), jnp.sum(log_dets, 0) - sum_event(logs)
 
-  def inverse_and_log_det(
-    self, eps: Array, kept: Array | None, context: Any
-  ) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, eps: Grid, kept: Kept | None, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
     steps_context, mean, logs = self._of(kept, context)
     rest, log_dets = self.row.inverse_and_log_det(mean + jnp.exp(logs) * eps, steps_context)
@@ -235,16 +231,16 @@ class LowResolution(Prior):
     return given.lr
 
   def forward_and_log_det(
-    self, rest: Array, kept: Array | None, context: Array
-  ) -> tuple[Array, Array]:
+    self, rest: Grid, kept: Kept | None, context: Array
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     factors = jnp.full_like(rest, self.log_std)
     note_inverse_factor(self, factors)
     return (rest - context) * jnp.exp(-factors), -sum_event(factors)
 
   def inverse_and_log_det(
-    self, eps: Array, kept: Array | None, context: Array
-  ) -> tuple[Array, Array]:
+    self, eps: Grid, kept: Kept | None, context: Array
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     factors = jnp.full_like(eps, self.log_std)
     return context + jnp.exp(factors) * eps, sum_event(factors)

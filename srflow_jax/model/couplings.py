@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from srflow_jax.blocks import limited
-from srflow_jax.model.bijectors import by_channel, note_inverse_factor, sum_event
+from srflow_jax.model.bijectors import Grid, LogDet, by_channel, note_inverse_factor, sum_event
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, kind, part
 from srflow_jax.model.layers import Layer, SplitCoupling
@@ -99,7 +99,7 @@ class CheckerboardCoupling(Layer):
     h = self.conditioner(jnp.where(mask, 0, z), u)
     return mask, self.map.parameters(by_channel(h, self.map.numbers))
 
-  def forward_and_log_det(self, z: Array, context: Array) -> tuple[Array, Array]:
+  def forward_and_log_det(self, z: Grid, context: Array) -> tuple[Grid, LogDet]:
     """See the base class."""
     mask, parameters = self._mask_and_parameters(z, context)
     y, log_derivative = self.map.forward(z, parameters)
@@ -107,7 +107,7 @@ class CheckerboardCoupling(Layer):
     note_inverse_factor(self, -log_derivative)
     return jnp.where(mask, y, z), sum_event(log_derivative)
 
-  def inverse_and_log_det(self, z: Array, context: Array) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: Array) -> tuple[Grid, LogDet]:
     """See the base class."""
     mask, parameters = self._mask_and_parameters(z, context)
     y, log_derivative = self.map.inverse(z, parameters)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from srflow_jax.model.bijectors import squeeze, unsqueeze
+from srflow_jax.model.bijectors import Grid, LogDet, squeeze, unsqueeze
 from srflow_jax.model.features import Features, Given, convolve_all
 from srflow_jax.model.kinds import Part
 from srflow_jax.ops.repeated import repeated
@@ -107,15 +107,15 @@ class Step(nn.Module):
     layers = zip(self._layers(), convolved, strict=True)
     return carry, [layer.condition(maps, features, given) for layer, maps in layers]
 
-  def forward_and_log_det(self, z: Array, context: list[Any]) -> tuple[Array, Array]:
-    """Maps z `[B, h, w, C]`."""
+  def forward_and_log_det(self, z: Grid, context: list[Any]) -> tuple[Grid, LogDet]:
+    """Maps z."""
     log_det = jnp.zeros(z.shape[0], z.dtype)
     for layer, layer_context in zip(self._layers(), context, strict=True):
       z, layer_log_det = layer.forward_and_log_det(z, layer_context)
       log_det += layer_log_det
     return z, log_det
 
-  def inverse_and_log_det(self, z: Array, context: list[Any]) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: list[Any]) -> tuple[Grid, LogDet]:
     """Maps it back."""
     log_det = jnp.zeros(z.shape[0], z.dtype)
     for layer, layer_context in zip(self._layers()[::-1], context[::-1], strict=True):

@@ -1,12 +1,12 @@
 """Layers: the invertible parts that a step is made of.
 
-Every layer has two methods that return the result and their own log-determinant, `[B]` in nats:
+Every layer has two methods that return the result and their own log-determinant:
 
     z, log_det = layer.forward_and_log_det(z, context)   # image → latents
     z, log_det = layer.inverse_and_log_det(z, context)   # latents → image, log_det of the *inverse*
 
-so the two log-determinants of one point sum to zero. Arrays are `[B, H, W, C]`. A layer's context
-is what it needs of the LR image: `condition` computes it once, and it serves every sample.
+so the two log-determinants of one point sum to zero. A layer's context is what it needs of
+the LR image: `condition` computes it once, and it serves every sample.
 """
 
 from typing import Any, ClassVar
@@ -14,8 +14,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from srflow_jax.model.bijectors import (
+  Grid,
+  LogDet,
   actnorm_params,
   by_channel,
   note_inverse_factor,
@@ -27,6 +30,7 @@ from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.nets import Net, property_of
+from srflow_jax.ops.convolutions import Parameter
 
 Array = jax.Array
 
@@ -71,11 +75,11 @@ class Layer(nn.Module, Place, kw_only=True):
     """
     return None
 
-  def forward_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
-    """Maps z `[B, h, w, C]` towards the latents."""
+  def forward_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
+    """Maps z towards the latents."""
     raise NotImplementedError
 
-  def inverse_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """Maps it back."""
     raise NotImplementedError
 
@@ -94,16 +98,16 @@ class ActNorm(Layer):
   has_published_names: ClassVar[bool] = True
 
   @nn.compact
-  def _bias_and_logs(self, z: Array) -> tuple[Array, Array]:
+  def _bias_and_logs(self, z: Grid) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
     return actnorm_params(self, z)
 
-  def forward_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+  def forward_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
     """See the base class."""
     bias, logs = self._bias_and_logs(z)
     note_inverse_factor(self, -logs)
     return (z + bias) * jnp.exp(logs), per_pixel(jnp.sum(logs), z)
 
-  def inverse_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
     """See the base class."""
     bias, logs = self._bias_and_logs(z)
     return z * jnp.exp(-logs) - bias, per_pixel(-jnp.sum(logs), z)
@@ -128,14 +132,14 @@ class Mix(Layer):
   def setup(self) -> None:
     self.matrix = self.mixer(channels=self.channels)
 
-  def forward_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+  def forward_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
     """See the base class."""
     w, log_det = self.matrix.matrix_and_log_det()
     if self.is_mutable_collection("inverse_factor"):
       note_inverse_factor(self, jnp.log(jnp.linalg.norm(self.matrix.inverse_matrix(), 2)))
     return jnp.einsum("oi,bhwi->bhwo", w, z, precision="highest"), per_pixel(log_det, z)
 
-  def inverse_and_log_det(self, z: Array, context: None = None) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
     """See the base class."""
     _, log_det = self.matrix.matrix_and_log_det()
     z = jnp.einsum("oi,bhwi->bhwo", self.matrix.inverse_matrix(), z, precision="highest")
@@ -186,13 +190,13 @@ class Injector(Layer):
     h = self.conditioner(None, u)
     return self.map.parameters(by_channel(h, self.map.numbers))
 
-  def forward_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+  def forward_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
     z, log_derivative = self.map.forward(z, context)
     note_inverse_factor(self, -log_derivative)
     return z, sum_event(log_derivative)
 
-  def inverse_and_log_det(self, z: Array, context: Any) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
     z, log_derivative = self.map.inverse(z, context)
     return z, sum_event(log_derivative)
@@ -241,14 +245,14 @@ class SplitCoupling(Layer):
   def _parameters(self, a: Array, u: Array | None) -> Any:
     return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))
 
-  def forward_and_log_det(self, z: Array, context: Array | None) -> tuple[Array, Array]:
+  def forward_and_log_det(self, z: Grid, context: Array | None) -> tuple[Grid, LogDet]:
     """See the base class."""
     a, b = z[..., : self.keep], z[..., self.keep :]
     b, log_derivative = self.map.forward(b, self._parameters(a, context))
     note_inverse_factor(self, -log_derivative)
     return jnp.concatenate([a, b], -1), sum_event(log_derivative)
 
-  def inverse_and_log_det(self, z: Array, context: Array | None) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, z: Grid, context: Array | None) -> tuple[Grid, LogDet]:
     """See the base class."""
     a, b = z[..., : self.keep], z[..., self.keep :]
     b, log_derivative = self.map.inverse(b, self._parameters(a, context))

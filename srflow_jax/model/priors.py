@@ -12,14 +12,16 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from srflow_jax.blocks import limited
-from srflow_jax.model.bijectors import by_channel, note_inverse_factor, sum_event
+from srflow_jax.model.bijectors import Grid, LogDet, by_channel, note_inverse_factor, sum_event
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Place, kind
 from srflow_jax.ops.convolutions import conv
 
 Array = jax.Array
+Kept = Float[Array, "B h w K"]
 
 
 class Prior(nn.Module, Place, kw_only=True):
@@ -65,15 +67,11 @@ class Prior(nn.Module, Place, kw_only=True):
     """Computes what the prior needs of the LR image, once for all samples."""
     return None
 
-  def forward_and_log_det(
-    self, rest: Array, kept: Array | None, context: Any
-  ) -> tuple[Array, Array]:
-    """Maps rest `[B, h, w, channels]` to eps; kept is None at the end of the flow."""
+  def forward_and_log_det(self, rest: Grid, kept: Kept | None, context: Any) -> tuple[Grid, LogDet]:
+    """Maps rest to eps; kept is None at the end of the flow."""
     raise NotImplementedError
 
-  def inverse_and_log_det(
-    self, eps: Array, kept: Array | None, context: Any
-  ) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, eps: Grid, kept: Kept | None, context: Any) -> tuple[Grid, LogDet]:
     """Maps it back."""
     raise NotImplementedError
 
@@ -85,14 +83,12 @@ class Standard(Prior):
   has_published_names: ClassVar[bool] = True
 
   def forward_and_log_det(
-    self, rest: Array, kept: Array | None, context: None
-  ) -> tuple[Array, Array]:
+    self, rest: Grid, kept: Kept | None, context: None
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     return rest, jnp.zeros(rest.shape[0], rest.dtype)
 
-  def inverse_and_log_det(
-    self, eps: Array, kept: Array | None, context: None
-  ) -> tuple[Array, Array]:
+  def inverse_and_log_det(self, eps: Grid, kept: Kept | None, context: None) -> tuple[Grid, LogDet]:
     """See the base class."""
     return eps, jnp.zeros(eps.shape[0], eps.dtype)
 
@@ -149,16 +145,16 @@ class Gaussian(Prior):
     return h[..., 0], h[..., 1]
 
   def forward_and_log_det(
-    self, rest: Array, kept: Array | None, context: Array | None
-  ) -> tuple[Array, Array]:
+    self, rest: Grid, kept: Kept | None, context: Array | None
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     mean, logs = self._mean_and_logs(kept, context)
     note_inverse_factor(self, logs)
     return (rest - mean) * jnp.exp(-logs), -sum_event(logs)
 
   def inverse_and_log_det(
-    self, eps: Array, kept: Array | None, context: Array | None
-  ) -> tuple[Array, Array]:
+    self, eps: Grid, kept: Kept | None, context: Array | None
+  ) -> tuple[Grid, LogDet]:
     """See the base class."""
     mean, logs = self._mean_and_logs(kept, context)
     return mean + jnp.exp(logs) * eps, sum_event(logs)
