@@ -23,7 +23,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from benchmarks import flops
 from benchmarks.measuring import (
   GB,
   median_seconds,
@@ -34,6 +33,7 @@ from benchmarks.measuring import (
 )
 from srflow_jax.model.building import build_model
 from srflow_jax.model.model import ComputeSpec, Model
+from srflow_jax.ops.costs import count_flops
 from srflow_jax.sampling.budget import Plan, Request, footprint, samples_of_program
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
@@ -218,7 +218,7 @@ def _train_job(
     state = None
     return {"s": one, "s in a row": ten}
 
-  return [(0, measure, flops.count(traced.jaxpr) / 1e9, program_gb(step))]
+  return [(0, measure, count_flops(traced.jaxpr) / 1e9, program_gb(step))]
 
 
 def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[Job]:
@@ -230,7 +230,7 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
     plan = sampler.budget.plan(size, request)
     together, window = samples_of_program(plan.batch), plan.tiling.size
     gflop = {
-      method: flops.count(sampler.programs.trace(method, window, batch).jaxpr) / 1e9
+      method: count_flops(sampler.programs.trace(method, window, batch).jaxpr) / 1e9
       for method, batch in (("condition", 1), ("draw", together))
     }
     rounds = -(-number // together)

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.model.building import abstract_params
 from srflow_jax.model.model import Model
+from srflow_jax.ops.costs import program_bytes
 from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
 
 GB = 10**9
@@ -61,9 +62,7 @@ def random_batch(batch: int, patch: int, scale: int) -> dict[str, np.ndarray]:
 
 def program_gb(program: jax.stages.Compiled) -> float:
   """What a compiled program needs at most, arguments included, in 10^9 bytes."""
-  need = program.memory_analysis()
-  num = need.temp_size_in_bytes + need.argument_size_in_bytes + need.output_size_in_bytes
-  return (num - need.alias_size_in_bytes) / GB
+  return program_bytes(program) / GB
 
 
 def median_seconds(run: Callable[[], Any], seconds: float = 2.0, most: int = 20) -> float:

@@ -11,8 +11,8 @@ cache, and again with what that left there. The baseline (`train` and `sample` o
 prints JSON with "seconds", after a warm-up) has to be of the same model: it is asked only for
 SRFlow-DA. Memory is the compiler's figure for our programs, weights included, and the peak of the
 baseline's process. GFLOP are those of the programs' convolutions and matrix products, as
-`benchmarks.flops` counts them; beside them stands what a second does of them, as a share of what
-the device does in a large matrix product (bfloat16 on an accelerator, float32 on a CPU).
+`srflow_jax.ops.costs` counts them; beside them stands what a second does of them, as a share of
+what the device does in a large matrix product (bfloat16 on an accelerator, float32 on a CPU).
 
 On a CPU, JAX_NUM_CPU_DEVICES=N splits the training batch over N devices, one a core at best.
 """
@@ -36,7 +36,6 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
-from benchmarks import flops
 from benchmarks.measuring import GB, peak_gflops, program_gb, random_batch
 from configs import x4_da, x8_da
 from srflow_jax import cli
@@ -44,6 +43,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import ComputeSpec, Model
+from srflow_jax.ops.costs import count_flops
 from srflow_jax.sampling.budget import Request, samples_of_program
 from srflow_jax.sampling.sampler import Sampler, Seconds
 from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
@@ -178,7 +178,7 @@ def _compile(name: str, trace: Callable[[], jax.stages.Traced]) -> tuple[Any, Pr
       seconds.append(time.perf_counter() - begin)
   jax.config.update("jax_compilation_cache_dir", usual)
   compilation_cache.reset_cache()
-  gflop = flops.count(traced.jaxpr) / 1e9
+  gflop = count_flops(traced.jaxpr) / 1e9
   return program, Program(name, *seconds, program_gb(program), gflop)
 
 

@@ -8,9 +8,9 @@ import sys
 import time
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
+from srflow_jax.training.events import read_scalars
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TIMEOUT = 300  # seconds that no process here may take
@@ -29,13 +29,21 @@ def get_config():
 
 
 class Process:
-  """`train.py`, started; its output is in a file."""
+  """`train.py`, or another program, started; its output is in a file."""
 
-  def __init__(self, workdir: pathlib.Path, *flags: str, devices: int = 1, name: str = "log"):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    *flags: str,
+    devices: int = 1,
+    name: str = "log",
+    program: tuple[str, ...] = ("train.py", f"--config={__file__}"),
+  ):
     environment = os.environ | {
       "XLA_FLAGS": "--xla_backend_optimization_level=0 "
       f"--xla_force_host_platform_device_count={devices}",
       "JAX_PLATFORMS": "cpu",
+      "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
       # Beside the tests' own folders: what one has compiled, others need not.
       "JAX_COMPILATION_CACHE_DIR": str(workdir.parents[1] / "compiled"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -43,7 +51,7 @@ class Process:
     self._log = workdir.with_name(f"{workdir.name}.{name}")
     with self._log.open("wb") as log:
       self._process = subprocess.Popen(
-        [sys.executable, "train.py", f"--config={__file__}", f"--workdir={workdir}", *flags],
+        [sys.executable, *program, f"--workdir={workdir}", *flags],
         cwd=ROOT,
         env=environment,
         stdout=log,
@@ -74,9 +82,9 @@ class Process:
       pytest.fail(f"did not end in {TIMEOUT} s:\n{self.output}")
 
 
-def wait_for(condition, process: Process, seconds: float = TIMEOUT) -> None:
+def wait_for(condition, process: Process, seconds: float | None = None) -> None:
   """Until `condition()` holds or the process has ended."""
-  end = time.monotonic() + seconds
+  end = time.monotonic() + (seconds or TIMEOUT)
   while not condition() and process.running():
     assert time.monotonic() < end, process.output
     time.sleep(0.01)
@@ -96,13 +104,5 @@ def ended(*processes: Process) -> None:
 
 def scalars(workdir: pathlib.Path) -> dict[str, dict[int, float]]:
   """What TensorBoard is told: for each tag, the latest value at each step."""
-  found = {}
-  for file in sorted(workdir.glob("events.out.tfevents.*")):
-    data, at = file.read_bytes(), 0
-    while at < len(data):  # TFRecord: length, its checksum, the event, its checksum
-      length = int.from_bytes(data[at : at + 8], "little")
-      event = Event.FromString(data[at + 12 : at + 12 + length])
-      for value in event.summary.value:
-        found.setdefault(value.tag, {})[event.step] = value.simple_value
-      at += length + 16
-  return found
+  found = read_scalars(workdir)
+  return {tag: {step: at.value for step, at in steps.items()} for tag, steps in found.items()}

@@ -1,6 +1,6 @@
 """The table of an evaluation in LaTeX, laid out as the published ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from srflow_jax.evaluation.report import printable
 
@@ -15,11 +15,15 @@ _ESCAPED = {character: f"\\{character}" for character in "&%$#_{}"} | {
 _LPIPS = ("LPIPS mean", "global", "local")  # columns that stand together under one heading
 
 
-def latex_table(cells: Sequence[Sequence[str]]) -> str:
+_STYLES = {"bold": r"\textbf", "italic": r"\textit"}
+
+
+def latex_table(cells: Sequence[Sequence[str]], styles: Mapping[tuple[int, int], str] = {}) -> str:
   """Formats a table in LaTeX; it needs the package booktabs.
 
   Args:
     cells: Of `report.table_cells`.
+    styles: "bold" or "italic", by line and column.
 
   Returns:
     A `tabular`, with LPIPS over its three columns.
@@ -29,7 +33,11 @@ def latex_table(cells: Sequence[Sequence[str]]) -> str:
   above = "& " * first + rf"\multicolumn{{{len(_LPIPS)}}}{{c}}{{LPIPS}}"
   above += " &" * (len(heading) - first - len(_LPIPS))
   heading[first] = "mean"
-  lines = [_line(line) for line in (heading, *cells[1:])]
+  styled = [
+    [_styled(cell, styles.get((i, j))) for j, cell in enumerate(line)]
+    for i, line in enumerate((heading, *cells[1:]))
+  ]
+  lines = [" & ".join(line) + r" \\" for line in styled]
   rule = rf"\cmidrule(lr){{{first + 1}-{first + len(_LPIPS)}}}"
   return "\n".join(
     [
@@ -48,6 +56,6 @@ def latex_table(cells: Sequence[Sequence[str]]) -> str:
   )
 
 
-def _line(cells: Sequence[str]) -> str:
-  escaped = ("".join(_ESCAPED.get(c, c) for c in printable(cell)) for cell in cells)
-  return " & ".join(escaped) + r" \\"
+def _styled(cell: str, style: str | None) -> str:
+  escaped = "".join(_ESCAPED.get(c, c) for c in printable(cell))
+  return f"{_STYLES[style]}{{{escaped}}}" if style else escaped

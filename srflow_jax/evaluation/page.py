@@ -71,7 +71,7 @@ def html_page(
   )
   parts = [
     f"<h1>{html.escape(title)}</h1>",
-    _table(cells),
+    table(cells),
     f"<p>{html.escape(note)}</p>",
     "<h2>Command</h2>",
     f"<pre>{html.escape(summary['command'])}</pre>",
@@ -80,14 +80,19 @@ def html_page(
     parts += ["<h2>Plots</h2>", *_figures(plots)]
   for section in sections:
     parts += [f"<h2>{html.escape(section.title)}</h2>", f"<p>{html.escape(section.text)}</p>"]
-    parts += [*map(_table, section.tables), *_figures(section.plots)]
+    parts += [*map(table, section.tables), *_figures(section.plots)]
   parts.append("<h2>Images</h2>")
   for name, path in sheets.items():  # a wide one scrolls: shrunk, it would show nothing
-    parts.append(_figure(name, "image/jpeg", _jpeg(path), "sheet"))
+    parts.append(figure(name, "image/jpeg", jpeg(path), "sheet"))
   parts.append("<h2>Configuration</h2>")
   for workdir, config in summary["configs"].items():
     text = html.escape(json.dumps(config, indent=2))
     parts.append(f"<details><summary>{html.escape(workdir)}</summary><pre>{text}</pre></details>")
+  return document(title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+  """A page of HTML with a title, made of parts of its body."""
   return (
     f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     f'<meta name="viewport" content="width=device-width">\n'
@@ -97,20 +102,29 @@ def html_page(
   )
 
 
-def _table(cells: Sequence[Sequence[str]]) -> str:
+def table(cells: Sequence[Sequence[str]], styles: Mapping[tuple[int, int], str] = {}) -> str:
+  """A table in HTML, its heading first; `styles` has "bold" or "italic", by line and column."""
   lines = []
-  for tag, line in zip(("th", *["td"] * (len(cells) - 1)), cells, strict=True):
-    lines.append("".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line))
+  for i, line in enumerate(cells):
+    tag = "td" if i else "th"
+    marked = (_styled(html.escape(cell), styles.get((i, j))) for j, cell in enumerate(line))
+    lines.append("".join(f"<{tag}>{cell}</{tag}>" for cell in marked))
   rows = "\n".join(f"<tr>{line}</tr>" for line in lines)
   return f'<div class="table"><table>\n{rows}\n</table></div>'
 
 
+def _styled(text: str, style: str | None) -> str:
+  tag = {"bold": "b", "italic": "i"}.get(style or "")
+  return f"<{tag}>{text}</{tag}>" if tag else text
+
+
 def _figures(plots: Mapping[str, bytes]) -> list[str]:
-  figures = (_figure(heading, "image/png", png) for heading, png in plots.items())
+  figures = (figure(heading, "image/png", png) for heading, png in plots.items())
   return ['<div class="plots">', *figures, "</div>"]
 
 
-def _figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str:
+def figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str:
+  """A picture with a caption, all in the page; `kind` is its media type."""
   data = base64.b64encode(content).decode()
   caption = html.escape(caption)
   return (
@@ -119,7 +133,8 @@ def _figure(caption: str, kind: str, content: bytes, style: str = "plot") -> str
   )
 
 
-def _jpeg(path: pathlib.Path) -> bytes:
+def jpeg(path: pathlib.Path) -> bytes:
+  """A picture as JPEG, with the profile of its colours."""
   file = io.BytesIO()
   with Image.open(path) as picture:
     profile = picture.info.get("icc_profile")

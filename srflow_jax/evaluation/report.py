@@ -165,7 +165,7 @@ def table_cells(
   for system, count in params.items():
     means = averages([row for row in rows if row.system == system])
     cells = ["-" if means[key] is None else form.format(means[key]) for _, key, form in columns]
-    lines.append([system, _human(count), *cells])
+    lines.append([system, human_count(count), *cells])
   return lines
 
 
@@ -301,7 +301,8 @@ def _strict(content: Any) -> Any:
   return content
 
 
-def _human(count: int | None) -> str:
+def human_count(count: int | None) -> str:
+  """A number of parameters, in thousands or millions; '-' for None."""
   if count is None:
     return "-"
   return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"

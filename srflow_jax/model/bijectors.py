@@ -57,10 +57,15 @@ def by_channel(
 def note_inverse_factor(layer: nn.Module, log_factor: AnyArray) -> None:
   """Keeps the largest factor by which a layer's inverse enlarges an error, if it is asked for.
 
+  Where the collection "log_factor" is asked for, it keeps all of them instead of the largest: of an
+  elementwise map, `[B, h, w, C]`, they say what each place adds to the log-determinant.
+
   Args:
     layer: the layer.
-    log_factor: logarithms of such factors, of any shape; the largest counts.
+    log_factor: logarithms of such factors, of any shape.
   """
+  if layer.is_mutable_collection("log_factor"):
+    layer.sow("log_factor", "all", log_factor, lambda _, new: new, lambda: log_factor)
   if layer.is_mutable_collection("inverse_factor"):
     factor = jnp.exp(jnp.max(log_factor))
     layer.sow("inverse_factor", "factor", factor, jnp.maximum, lambda: jnp.zeros(()))

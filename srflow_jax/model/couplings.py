@@ -12,7 +12,7 @@ from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, kind, part
 from srflow_jax.model.layers import Layer, SplitCoupling
 from srflow_jax.model.maps import Map
-from srflow_jax.model.nets import Net, property_of
+from srflow_jax.model.nets import Net, property_of, radius_of
 from srflow_jax.ops.convolutions import conv
 
 Array = jax.Array
@@ -77,6 +77,11 @@ class CheckerboardCoupling(Layer):
   def reach(self) -> int:
     """See the base class."""
     return property_of(self.net, "reach")
+
+  @property
+  def radius(self) -> int | None:
+    """That of its net."""
+    return radius_of(self.net)
 
   @property
   def multiple(self) -> int:

@@ -29,7 +29,7 @@ from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
-from srflow_jax.model.nets import Net, property_of
+from srflow_jax.model.nets import Net, property_of, radius_of
 from srflow_jax.ops.convolutions import AnyArray
 
 Array = jax.Array
@@ -55,6 +55,11 @@ class Layer(nn.Module, Place, kw_only=True):
   def reach(self) -> int:
     """See the class."""
     return 0
+
+  @property
+  def radius(self) -> int | None:
+    """How far the layer sees z, in pixels of its own resolution; None where no bound is known."""
+    return None
 
   @property
   def multiple(self) -> int:
@@ -97,6 +102,11 @@ class ActNorm(Layer):
 
   has_published_names: ClassVar[bool] = True
 
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 0
+
   @nn.compact
   def _bias_and_logs(self, z: Grid) -> tuple[Float[AnyArray, " C"], Float[AnyArray, " C"]]:
     return actnorm_params(self, z)
@@ -128,6 +138,11 @@ class Mix(Layer):
   has_published_names: ClassVar[bool] = True
 
   mixer: Part = part(Mixer)
+
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 0
 
   def setup(self) -> None:
     self.matrix = self.mixer(channels=self.channels)
@@ -162,6 +177,11 @@ class Injector(Layer):
 
   map: Map = part(Map)
   net: Part = part(Net)
+
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 0
 
   def setup(self) -> None:
     self.conditioner = self.net(
@@ -236,6 +256,11 @@ class SplitCoupling(Layer):
   def reach(self) -> int:
     """See the base class."""
     return property_of(self.net, "reach")
+
+  @property
+  def radius(self) -> int | None:
+    """That of its net."""
+    return radius_of(self.net)
 
   @property
   def multiple(self) -> int:

@@ -42,6 +42,11 @@ class Net(nn.Module, Place, kw_only=True):
   feature_channels: int
   out: int
 
+  @property
+  def radius(self) -> int | None:
+    """How far h sees a, in pixels of its own resolution; None where no bound is known."""
+    return None
+
   def feature_kernel(self) -> Array | None:
     """A first convolution's kernel over u, `[3, 3, feature_channels, O]`; None: there is none."""
     return None
@@ -60,6 +65,11 @@ class Net(nn.Module, Place, kw_only=True):
 def property_of(net: Part, name: str) -> int:
   """A net's `reach` or `multiple`, which may depend on its settings."""
   return getattr(net.unbound(own_channels=1, feature_channels=1, out=1), name)
+
+
+def radius_of(net: Part) -> int | None:
+  """A net's `radius`."""
+  return net.unbound(own_channels=1, feature_channels=1, out=1).radius
 
 
 class ZeroConv(nn.Module):
@@ -119,6 +129,11 @@ class Convolutions(Net):
     every, num_hidden = settings["residual_every"], settings["num_hidden"]
     if every and num_hidden % every:
       raise ValueError(f"residual_every is {every}: it must divide num_hidden, {num_hidden}")
+
+  @property
+  def radius(self) -> int:
+    """See the base class."""
+    return 1 + self.num_hidden * (self.hidden_kernel // 2) + 1
 
   def setup(self) -> None:
     init = normal_init(0.05)

@@ -280,9 +280,7 @@ def _by_phase(
   make: Callable[..., Any], model: Model, config: Config
 ) -> Callable[[int], Callable[..., Any]]:
   """For a step number, what `make` makes for its phase: encoder frozen, or all trained."""
-  frozen_until = 0
-  if config.optim.encoder_init:
-    frozen_until = round(config.optim.encoder_frozen_fraction * config.num_train_steps)
+  frozen_until = start.frozen_steps(config)
   unfrozen = tuple(part for part in model.parts if part != "encoder")
   frozen, full = (make(model, config, parts) for parts in (unfrozen, model.parts))
   return lambda step: frozen if step <= frozen_until else full

@@ -70,6 +70,13 @@ def initial_state(
   return create_state(config.optim, init_params(model, init_key, hr, given_images, given), key)
 
 
+def frozen_steps(config: Config) -> int:
+  """In how many of a run's first steps an encoder that starts from weights is not trained."""
+  if not config.optim.encoder_init:
+    return 0
+  return round(config.optim.encoder_frozen_fraction * config.num_train_steps)
+
+
 def parameter_line(params: dict[str, Any]) -> str:
   """How many parameters each part of a model has, in one line."""
   sizes = ", ".join(f"{part} {count_parameters(tree):,}" for part, tree in params.items())

@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.flops import count
 from srflow_jax.ops.convolutions import conv
+from srflow_jax.ops.costs import count_flops
 
 
 def flops(function, *args) -> int:
-  return count(jax.jit(function).trace(*args).jaxpr)
+  return count_flops(jax.jit(function).trace(*args).jaxpr)
 
 
 def test_a_convolution_and_its_gradients():

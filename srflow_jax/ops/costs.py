@@ -1,11 +1,13 @@
-"""Counts the floating-point operations of a traced function."""
+"""What a program costs: floating-point operations of a traced one, memory of a compiled one."""
 
 import math
+from typing import Any
 
+import jax
 from jax.extend import core
 
 
-def count(jaxpr: core.Jaxpr) -> int:
+def count_flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
   """Counts the operations of a function's convolutions and matrix products, two a multiply-add.
 
   Zeros that a convolution pads with are counted as any other numbers. All else, sums, activations
@@ -23,17 +25,29 @@ def count(jaxpr: core.Jaxpr) -> int:
 def _of_equation(equation: core.JaxprEqn) -> int:
   name, params = equation.primitive.name, equation.params
   if name == "conv_general_dilated":
-    kernel = equation.invars[1].aval.shape
+    kernel = _shape(equation.invars[1])
     per_output = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
+    left = _shape(equation.invars[0])
     per_output = math.prod(left[axis] for axis in contracted)
-    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    return 2 * math.prod(_shape(equation.outvars[0])) * per_output
   if name == "cond":  # one way for each platform: the plain one has fewest
-    return min(count(branch.jaxpr) for branch in params["branches"])
-  inner = sum(count(jaxpr) for jaxpr in core.jaxprs_in_params(params))
+    return min(count_flops(branch.jaxpr) for branch in params["branches"])
+  inner = sum(count_flops(jaxpr) for jaxpr in core.jaxprs_in_params(params))
   if name == "while" and inner:
     raise ValueError("a while loop with convolutions or products: its length is not known")
   return inner * params["length"] if name == "scan" else inner
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  return variable.aval.shape  # of arrays alone: types of other values have none
+
+
+def program_bytes(program: jax.stages.Compiled) -> int:
+  """What a compiled program needs at most, arguments included."""
+  need = program.memory_analysis()
+  assert need is not None  # all of JAX's compilers have one
+  total = need.temp_size_in_bytes + need.argument_size_in_bytes + need.output_size_in_bytes
+  return total - need.alias_size_in_bytes

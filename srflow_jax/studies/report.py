@@ -1,0 +1,151 @@
+"""The report of a study. All of it but the pictures is a function of `runs.csv` and `study.json`.
+
+STUDY/report.html   one page: tables, plots, sheets
+STUDY/table.md      the tables
+STUDY/table.tex     the first of them, laid out as the published ones
+STUDY/sheets/       images, with a column for each variant
+"""
+
+import html
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from srflow_jax.evaluation import page
+from srflow_jax.evaluation.latex import latex_table
+from srflow_jax.evaluation.report import markdown_table, printable
+from srflow_jax.evaluation.sheets import Sheet
+from srflow_jax.files import write_whole
+from srflow_jax.images import read_written_png, write_png
+from srflow_jax.studies import tables
+from srflow_jax.studies.outcome import Outcome
+from srflow_jax.studies.planning import run_name
+from srflow_jax.studies.plots import plots
+from srflow_jax.studies.record import read_record
+from srflow_jax.studies.results import read_rows
+from srflow_jax.studies.stages import HR
+from srflow_jax.studies.study import BICUBIC
+
+_MARKS = {"bold": "**", "italic": "*"}
+
+
+def write_report(folder: pathlib.Path) -> str:
+  """Writes a study's report from its folder.
+
+  Args:
+    folder: with `study.json` and `runs.csv`; pictures of samples are taken from its runs.
+
+  Returns:
+    The tables, as Markdown.
+
+  Raises:
+    InputError: a file is missing or damaged, or the folder cannot be written.
+  """
+  record = read_record(folder)
+  rows = read_rows(folder / "runs.csv")
+  outcome = Outcome(rows, record)
+  shown = _tables(outcome, record)
+  if outcome.has_grid:
+    common = Outcome(rows, record, common_rate=True)
+    rate = next(iter(common.rates.values()), math.nan)
+    title = f"Results at the common learning rate of {rate:g}"
+    shown.append(tables.results(common, common.comparisons(), record, title))
+  text = _markdown(shown, record)
+  sheets = _sheets(folder, outcome, record)
+  write_whole(folder / "table.md", text)
+  write_whole(folder / "table.tex", latex_table(shown[0].cells, shown[0].styles))
+  write_whole(folder / "report.html", _page(folder, shown, record, outcome, sheets))
+  return text
+
+
+def _tables(outcome: Outcome, record: Mapping[str, Any]) -> list[tables.Table]:
+  comparisons = outcome.comparisons()
+  optional = (
+    tables.learning_rates(outcome),
+    tables.receptive_fields(outcome),
+    tables.degraded(outcome, list(record["evaluation"]["degraded"])),
+    tables.failures(outcome),
+  )
+  return [
+    tables.results(outcome, comparisons, record),
+    tables.differences(outcome, comparisons),
+    *(table for table in optional if table is not None),
+  ]
+
+
+def _markdown(shown: Sequence[tables.Table], record: Mapping[str, Any]) -> str:
+  parts = [f"{record['question']}\n\nExpected: {record['expectation']}\n"]
+  for table in shown:
+    marked = [
+      [
+        _MARKS.get(table.styles.get((i, j), ""), "")
+        + cell
+        + _MARKS.get(table.styles.get((i, j), ""), "")
+        for j, cell in enumerate(line)
+      ]
+      for i, line in enumerate(table.cells)
+    ]
+    parts.append(f"## {table.title}\n\n{markdown_table(marked)}\n{printable(table.note)}\n")
+  return "\n".join(parts)
+
+
+def _page(
+  folder: pathlib.Path,
+  shown: Sequence[tables.Table],
+  record: Mapping[str, Any],
+  outcome: Outcome,
+  sheets: Mapping[str, pathlib.Path],
+) -> str:
+  title = f"Study: {folder.resolve().name}"
+  parts = [
+    f"<h1>{html.escape(title)}</h1>",
+    f"<p>{html.escape(record['question'])}</p>",
+    f"<p>Expected: {html.escape(record['expectation'])}</p>",
+  ]
+  for table in shown:
+    parts += [
+      f"<h2>{html.escape(table.title)}</h2>",
+      page.table(table.cells, table.styles),
+      f"<p>{html.escape(table.note)}</p>",
+    ]
+  figures = (page.figure(heading, "image/png", png) for heading, png in plots(outcome).items())
+  parts += ["<h2>Plots</h2>", '<div class="plots">', *figures, "</div>"]
+  if sheets:
+    parts.append("<h2>Images</h2>")
+    for name, path in sheets.items():
+      parts.append(page.figure(name, "image/jpeg", page.jpeg(path), "sheet"))
+  parts.append("<h2>Configurations</h2>")
+  for name, config in record["variants"].items():
+    text = html.escape(json.dumps(config, indent=2))
+    parts.append(f"<details><summary>{html.escape(name)}</summary><pre>{text}</pre></details>")
+  parts.append(f"<p>Code of commit {html.escape(', '.join(outcome.commits) or '-')}.</p>")
+  return page.document(title, parts)
+
+
+def _sheets(
+  folder: pathlib.Path, outcome: Outcome, record: Mapping[str, Any]
+) -> dict[str, pathlib.Path]:
+  """Draws the chosen images: bicubic, a sample of each variant's first seed, and HR."""
+  made = {}
+  for hr in sorted((folder / HR).rglob("*.png")):
+    name = hr.relative_to(folder / HR).with_suffix("").as_posix()
+    sheet, first = Sheet(), True
+    for variant in outcome.variants:
+      rate = outcome.rates.get(variant) if record["learning_rates"] else None
+      run = run_name(variant, record["seeds"][0], rate)
+      samples = folder / "runs" / run / "evaluation" / "samples"
+      picture = samples / run / f"{name}_00.png"
+      if not picture.exists():  # the run failed or is not done yet
+        continue
+      if first:
+        sheet.add(BICUBIC, read_written_png(samples / BICUBIC / f"{name}_00.png"))
+        first = False
+      sheet.add(variant, read_written_png(picture))
+    if first:
+      continue
+    sheet.add("HR", read_written_png(hr))
+    made[name] = folder / "sheets" / f"{name}.png"
+    write_png(made[name], sheet.draw(len(outcome.variants) + 2))
+  return made

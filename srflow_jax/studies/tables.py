@@ -1,0 +1,224 @@
+"""The tables of a study's report, as cells of text."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from srflow_jax.evaluation.report import human_count
+from srflow_jax.studies.outcome import METRICS, Metric, Outcome
+from srflow_jax.studies.receptive_field import HIDDEN, radius_reached
+from srflow_jax.studies.statistics import Comparison, Interval
+from srflow_jax.studies.study import BICUBIC
+
+Comparisons = Mapping[str, Mapping[str, Comparison | None]]
+
+
+class Table(NamedTuple):
+  """A table.
+
+  Attributes:
+    title: what stands above it.
+    cells: its lines, the heading first.
+    styles: "bold" or "italic", by line and column.
+    note: what stands under it.
+  """
+
+  title: str
+  cells: list[list[str]]
+  styles: Mapping[tuple[int, int], str]
+  note: str
+
+
+def results(
+  outcome: Outcome, comparisons: Comparisons, record: Mapping[str, Any], title: str = "Results"
+) -> Table:
+  """Means of all variants, in the columns of the published tables."""
+  scale = next(iter(record["variants"].values()))["model"]["scale"]
+  heading = [f"x{scale}", "Params", "FLOPs", "train time", "time"]
+  heading += [metric.heading for metric in METRICS] + ["skipped"]
+  cells, styles = [heading], {}
+  names = [BICUBIC] * bool(outcome.of_images(BICUBIC, "psnr")) + outcome.variants
+  for line, name in enumerate(names, start=1):
+    params = outcome.mean(name, "params_flow")
+    cells.append(
+      [
+        name,
+        human_count(None if params is None else round(params)),
+        _written(outcome.of_all_rates(name, "train_flops"), "{:.2e}"),
+        _hours(outcome.of_all_rates(name, "train_seconds"), outcome.device),
+        _written(outcome.mean(name, "time") if outcome.device else None, "{:.2f}s"),
+        *(_written(outcome.mean(name, metric.name), metric.form) for metric in METRICS),
+        _written(outcome.mean(name, "skipped"), "{:g}"),
+      ]
+    )
+    for column, metric in enumerate(METRICS, start=5):
+      style = _style(metric, comparisons.get(metric.name, {}).get(name))
+      if style:
+        styles[line, column] = style
+  return Table(title, cells, styles, _note(outcome, record))
+
+
+def _style(metric: Metric, comparison: Comparison | None) -> str:
+  """Bold for what is better than the base, italic for what is worse, if it is called so."""
+  if comparison is None or not comparison.called:
+    return ""
+  return "bold" if metric.better * comparison.over_seeds.mean > 0 else "italic"
+
+
+def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
+  evaluation, seeds = record["evaluation"], record["seeds"]
+  times = (
+    f"Times are of one kind of device, {outcome.device}."
+    if outcome.device
+    else "Runs were on several kinds of devices, so times are not compared."
+  )
+  rates = " FLOPs and train time are those of all learning rates together." * outcome.has_grid
+  return (
+    f"Means over {len(seeds)} seeds and all images, {evaluation['num_samples']} samples at "
+    f"temperature {evaluation['temperature']:g}. Bold is better than {outcome.base}, italic is "
+    "worse: significant at 5 % (t over paired seeds, Holm over variants) and beyond the least "
+    f"detectable difference. All else is not told apart. {times}{rates}"
+  )
+
+
+def differences(outcome: Outcome, comparisons: Comparisons) -> Table:
+  """Each variant less the base, in each metric, with intervals."""
+  heading = ["metric", "variant", "seeds", "difference", "95 % over seeds", "95 % over images"]
+  cells, styles = [[*heading, "p (Holm)", "least detectable"]], {}
+  for metric in METRICS:
+    for name, found in comparisons[metric.name].items():
+      if found is None:
+        continue
+      form = metric.form.replace(":", ":+")
+      cells.append(
+        [
+          metric.heading,
+          name,
+          str(found.seeds),
+          form.format(found.over_seeds.mean),
+          _interval(found.over_seeds, form),
+          _interval(found.over_images, form),
+          _written(found.p_value, "{:.3f}"),
+          _written(found.least, metric.form),
+        ]
+      )
+      if style := _style(metric, found):
+        styles[len(cells) - 1, 3] = style
+  return Table(
+    f"Differences from {outcome.base}",
+    cells,
+    styles,
+    "Over seeds: Student's t on paired differences. Over images: BCa bootstrap of their mean over "
+    "seeds; it says how far other images could differ, not other seeds.",
+  )
+
+
+def receptive_fields(outcome: Outcome) -> Table | None:
+  """What places of the flow depend on, in pixels and in bits; None if nothing is known."""
+  stages = [
+    metric
+    for metric in (*(f"receptive_field_{i}" for i in range(1, 17)), "receptive_field")
+    if any(outcome.mean(name, metric) is not None for name in outcome.variants)
+  ]
+  hidden = [h for h in HIDDEN if any(outcome.rises(name, h) for name in outcome.variants)]
+  if not stages and not hidden:
+    return None
+  heading = ["variant"]
+  heading += [
+    f"stage {m.rpartition('_')[2]}" if m[-1].isdecimal() else "all stages" for m in stages
+  ]
+  heading += [f"{_HIDDEN_NAMES[h]}: {what}" for h in hidden for what in ("95 % radius", "gain")]
+  cells = [heading]
+  for name in outcome.variants:
+    line = [name, *(_written(outcome.mean(name, metric), "{:.0f}") for metric in stages)]
+    for each in hidden:
+      rise = outcome.rises(name, each)
+      line.append(_written(radius_reached(rise), "{:g}"))
+      line.append(_written(rise[min(rise)] if rise else None, "{:.3f}"))
+    cells.append(line)
+  return Table(
+    "Receptive field",
+    cells,
+    {},
+    "Sides in HR pixels of what a place of a stage depends on, by the architecture. Radii in LR "
+    "pixels within which 95 % of the gain is reached: that is by how much the nll of an image's "
+    "middle, in bits per pixel, falls from showing the model nothing beyond the middle to all.",
+  )
+
+
+_HIDDEN_NAMES = {"lr": "LR", "lr_and_kept": "LR and kept channels"}
+
+
+def degraded(outcome: Outcome, kinds: list[str]) -> Table | None:
+  """How samples fare on LR images unlike those of training; None if it was not measured."""
+  if not kinds:
+    return None
+  places = {"": "as trained"} | {f"{kind}/": kind for kind in kinds}
+  heading = ["variant"]
+  for where in places.values():
+    heading += [f"{where}: broken samples", f"{where}: worst inverse factor"]
+  cells = [heading]
+  for name in outcome.variants:
+    line = [name]
+    for prefix in places:
+      share = outcome.mean(name, f"{prefix}broken_samples")
+      factors = [
+        value
+        for images in outcome.of_images(name, f"{prefix}largest_inverse_factor").values()
+        for value in images.values()
+      ]
+      line.append(_written(None if share is None else 100 * share, "{:.1f} %"))
+      line.append(_written(max(factors) if factors else None, "{:.3g}"))
+    cells.append(line)
+  return Table(
+    "LR images unlike those of training",
+    cells,
+    {},
+    "Broken samples have a value that is not finite or outside [-1, 2], where 1 is white. The "
+    "worst inverse factor is what the flow's inverse multiplies errors by at most in one layer. "
+    + " ".join(_DEGRADED[kind] for kind in kinds),
+  )
+
+
+_DEGRADED = {
+  "jpeg20": "jpeg20: LR as a JPEG of quality 20.",
+  "noise10": "noise10: LR with Gaussian noise of 10 grey levels.",
+}
+
+
+def failures(outcome: Outcome) -> Table | None:
+  """The runs that failed; None if none did."""
+  rows = outcome.failures()
+  if not rows:
+    return None
+  cells = [["variant", "seed", "learning rate", "step", "why"]]
+  cells += [
+    [row.variant, str(row.seed), f"{row.learning_rate:g}", str(row.step), str(row.value)]
+    for row in rows
+  ]
+  return Table("Failed runs", cells, {}, "Where a run failed, its seed is left out of its pairs.")
+
+
+def learning_rates(outcome: Outcome) -> Table | None:
+  """Which learning rate each variant is shown with; None if but one was tried."""
+  if not outcome.has_grid:
+    return None
+  cells = [["variant", "best learning rate"]]
+  cells += [[name, f"{rate:g}"] for name, rate in outcome.rates.items()]
+  return Table("Learning rates", cells, {}, "The best by the last validation nll, over all seeds.")
+
+
+def _written(value: float | None, form: str) -> str:
+  return "-" if value is None or math.isnan(value) else form.format(value)
+
+
+def _interval(interval: Interval, form: str) -> str:
+  if math.isnan(interval.low):
+    return "-"
+  return f"[{form.format(interval.low)}, {form.format(interval.high)}]"
+
+
+def _hours(seconds: float | None, device: str | None) -> str:
+  if seconds is None or device is None:
+    return "-"
+  return f"{seconds / 3600:.1f}h" if seconds >= 3600 else f"{seconds / 60:.1f}min"
