@@ -163,7 +163,7 @@ def test_notes_are_read_as_they_were_written(tmp_path):
     (["a", "b"], "", 2, "takes one --workdir"),
     (["a"], "lr", 2, "takes one --workdir"),
     (["a"], "", 1, "num_samples is 1"),
-    (["x4_small"], "", 2, "give --hr_dir and --output_dir"),
+    (["x4_small"], "", 2, "give --output_dir"),
   ],
 )
 def test_searches_that_cannot_be_meant(workdirs, lr_dir, count, message, workdir):

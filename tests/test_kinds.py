@@ -470,12 +470,13 @@ def flow_name(parts) -> str:
 
 
 def marked():
-  """The flows; those that bring nothing that is new, but only new pairs, are slow."""
+  """The flows. Slow are those that bring only new pairs, and two whose samples have tests below."""
   seen = set()
   for parts in flows():
     new = {(place, str(block)) for place, block in parts.items()} - seen
     seen |= new
-    yield pytest.param(parts, id=flow_name(parts), marks=[] if new else [pytest.mark.slow])
+    is_slow = not new or parts in (HCFLOW, JET)
+    yield pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * is_slow)
 
 
 FLOWS = list(marked())
@@ -487,7 +488,8 @@ def test_flow_of_kinds(parts):
   params = random_params(model)
   hr, _ = random_images(model, lr_size=(2, 3))
   # Of one target LR must be HR's own LR image.
-  given = Given(bicubic_resize_on_device(hr, 1 / model.scale), normal(2, hr.shape))
+  lr = bicubic_resize_on_device(jnp.asarray(hr), 1 / model.scale)
+  given = Given(lr, normal(2, hr.shape))
 
   @jax.jit
   def everything(params, hr, given):

@@ -179,7 +179,7 @@ def test_every_parameter_gets_a_gradient(flow):
   @jax.jit
   @jax.grad
   def gradient(params):
-    loss, sr = model.apply({"params": params}, hr, lr, method="every_layer")
+    loss, sr = model.apply({"params": params}, jnp.asarray(hr), lr, method="every_layer")
     return jnp.sum(loss) + jnp.sum(sr**2)
 
   for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params)):

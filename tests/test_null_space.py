@@ -64,9 +64,12 @@ def test_the_lr_image_of_every_sample_is_lr(flow, size):
   _, given = random_images(model, size, dtype=np.float32)
 
   @jax.jit
-  def sample(temperature):
+  def draw(given, temperature):
     key = jax.random.key(1)
     return model.apply({"params": params}, key, given, temperature, 2, method="sample")
+
+  def sample(temperature):
+    return draw(given, temperature)
 
   for temperature in (0.0, 0.9, 1.5):
     for image in sample(temperature):

@@ -1,8 +1,16 @@
 """What checks the package's annotations while tests run; see `conftest.py`."""
 
-from beartype import BeartypeConf, beartype
+import jax
+import numpy as np
+from beartype import BeartypeConf, FrozenDict, beartype
 
-_CHECK = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do where a float will
+# An int will do where a float will, and outside of `jit` a NumPy array where one of JAX will.
+_CHECK = beartype(
+  conf=BeartypeConf(
+    is_pep484_tower=True,
+    hint_overrides=FrozenDict({jax.Array: jax.Array | np.ndarray}),
+  )
+)
 
 
 def checked(function):

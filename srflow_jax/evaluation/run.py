@@ -81,7 +81,9 @@ def evaluate_workdirs(
   for temperature in given:
     dataclasses.replace(settings, temperature=temperature).check()
   if len(set(given)) < len(given):
-    raise InputError(f"temperatures are {', '.join(map(temperature_text, given))}: one is twice")
+    raise InputError(
+      f"temperatures are {', '.join(map(temperature_text, given))}: one is there twice"
+    )
   settings.check()
   if settings.lpips_vgg:
     lpips_vgg.load()

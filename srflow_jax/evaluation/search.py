@@ -56,7 +56,8 @@ def search_temperatures(
   Args:
     workdir: The run's folder, or a name of `weights.named`: there nothing is noted.
     run: The run.
-    hr_dir: Folder of HR images; '' for those that the run was trained on.
+    hr_dir: Folder of HR images; '' for those that the run was trained on, or for a name the
+      photographs that scikit-image ships for training.
     output_dir: Where plots and numbers are written; '' for `search` in the workdir.
     settings: How samples are drawn, but for the temperature.
     sampler: Of the run.
@@ -66,15 +67,15 @@ def search_temperatures(
 
   Raises:
     InputError: The model draws no samples, there is one sample and so no diversity, a name is given
-      without folders, or images cannot be used.
+      without a folder to write to, or images cannot be used.
   """
   is_named = workdir in named.FINDERS
   if not run.model.stochastic:
     raise InputError(f"{workdir}: an encoder alone has no temperatures to search")
   if settings.num_samples < 2:
     raise InputError(f"num_samples is {settings.num_samples}: a search for diversity needs 2")
-  if is_named and not (hr_dir and output_dir):
-    raise InputError(f"{workdir} is no run's folder: give --hr_dir and --output_dir")
+  if is_named and not output_dir:
+    raise InputError(f"{workdir} is no folder to write to: give --output_dir")
   output = pathlib.Path(output_dir or pathlib.Path(workdir, "search"))
   scale = int(run.config.model.scale)
   images = list(_images(run, hr_dir, scale, [output, workdir]))

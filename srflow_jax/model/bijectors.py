@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from srflow_jax.ops.convolutions import Parameter
+from srflow_jax.ops.convolutions import AnyArray
 
 Array = jax.Array
-Grid = Float[Array, "B h w C"]  # numbers at each pixel: images, latents and all between them
+Grid = Float[AnyArray, "B h w C"]  # numbers at each pixel: images, latents and all between them
 LogDet = Float[Array, " B"]  # nats
 
 
 def squeeze(
-  z: Float[Array, "B H W C"], factor: int
+  z: Float[AnyArray, "B H W C"], factor: int
 ) -> Float[Array, "B H//{factor} W//{factor} C*{factor}**2"]:
   """Folds space into channels.
 
@@ -24,16 +24,16 @@ def squeeze(
   log-det is zero.
   """
   b, h, w, c = z.shape
-  z = z.reshape(b, h // factor, factor, w // factor, factor, c)
+  z = jnp.reshape(z, (b, h // factor, factor, w // factor, factor, c))
   return z.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
 
 
 def unsqueeze(
-  z: Float[Array, "B h w C"], factor: int
+  z: Float[AnyArray, "B h w C"], factor: int
 ) -> Float[Array, "B h*{factor} w*{factor} C//{factor}**2"]:
   """The inverse of `squeeze`."""
   b, h, w, c = z.shape
-  z = z.reshape(b, h, w, c // factor**2, factor, factor)
+  z = jnp.reshape(z, (b, h, w, c // factor**2, factor, factor))
   return z.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
@@ -54,7 +54,7 @@ def by_channel(
   return h.reshape(*h.shape[:-1], -1, numbers)
 
 
-def note_inverse_factor(layer: nn.Module, log_factor: Parameter) -> None:
+def note_inverse_factor(layer: nn.Module, log_factor: AnyArray) -> None:
   """Keeps the largest factor by which a layer's inverse enlarges an error, if it is asked for.
 
   Where the collection "log_factor" is asked for, it keeps all of them instead of the largest: of an
@@ -73,7 +73,7 @@ def note_inverse_factor(layer: nn.Module, log_factor: Parameter) -> None:
 
 def actnorm_params(
   layer: nn.Module, x: Grid
-) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
+) -> tuple[Float[AnyArray, " C"], Float[AnyArray, " C"]]:
   """A layer's `bias` and `logs` of an actnorm: `(x + bias) * exp(logs)`.
 
   They are set by the first batch, so that it leaves with mean 0 and variance 1 a channel (Glow,

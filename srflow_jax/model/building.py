@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 # For the kinds that they register:
 import srflow_jax.model.attention
@@ -57,15 +56,13 @@ class _StageFields:
   keep: int = limited(0, at_least=0)
 
 
-def build_model(
-  config: Mapping[str, Any] | ml_collections.ConfigDict, compute: ComputeSpec | None = None
-) -> Model:
+def build_model(config: Any, compute: ComputeSpec | None = None) -> Model:
   """Builds the model of a configuration's `model` block.
 
   Args:
-    config: the block, as `configs/base.py` describes it. Without stages the model is the encoder
-      alone, and what belongs to the flow is not needed. Parts that it does not name are the
-      published ones.
+    config: the block, as `configs/base.py` describes it, of any mapping's type; a file may hold
+      anything else in its place. Without stages the model is the encoder alone, and what belongs
+      to the flow is not needed. Parts that it does not name are the published ones.
     compute: the configuration's `compute`, how the model computes; None: float32, all kept.
 
   Raises:

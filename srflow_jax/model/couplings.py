@@ -96,7 +96,7 @@ class CheckerboardCoupling(Layer):
     """What the net takes as u."""
     return features.whole() if convolved is None else convolved
 
-  def _mask_and_parameters(self, z: Array, u: Array) -> tuple[Array, Any]:
+  def _mask_and_parameters(self, z: Grid, u: Array) -> tuple[Array, Any]:
     """The mask m `[h, w, 1]`, true where it is 1, and the map's parameters."""
     height, width = z.shape[1:3]
     parity = (jnp.arange(height)[:, None] + jnp.arange(width)) % 2

@@ -80,7 +80,7 @@ class Encoder(nn.Module, Place, kw_only=True):
     }
 
   def _input(self, given: Given) -> Array:
-    return given.lr.astype(jnp.bfloat16) if self.bfloat16 else given.lr
+    return jnp.asarray(given.lr, jnp.bfloat16 if self.bfloat16 else None)
 
 
 def _below(own: Array, taps: Array, factor: int) -> Features:

@@ -30,7 +30,7 @@ from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.nets import Net, property_of, radius_of
-from srflow_jax.ops.convolutions import Parameter
+from srflow_jax.ops.convolutions import AnyArray
 
 Array = jax.Array
 
@@ -108,7 +108,7 @@ class ActNorm(Layer):
     return 0
 
   @nn.compact
-  def _bias_and_logs(self, z: Grid) -> tuple[Float[Parameter, " C"], Float[Parameter, " C"]]:
+  def _bias_and_logs(self, z: Grid) -> tuple[Float[AnyArray, " C"], Float[AnyArray, " C"]]:
     return actnorm_params(self, z)
 
   def forward_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
@@ -267,7 +267,7 @@ class SplitCoupling(Layer):
     """See the base class."""
     return property_of(self.net, "multiple")
 
-  def _parameters(self, a: Array, u: Array | None) -> Any:
+  def _parameters(self, a: Grid, u: Array | None) -> Any:
     return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))
 
   def forward_and_log_det(self, z: Grid, context: Array | None) -> tuple[Grid, LogDet]:

@@ -19,10 +19,11 @@ from jaxtyping import Float
 
 from srflow_jax.blocks import limited
 from srflow_jax.model.kinds import Place, kind
+from srflow_jax.ops.convolutions import AnyArray
 
 Array = jax.Array
-Values = Float[Array, "*pixels C"]
-Numbers = Float[Array, "*pixels C numbers"]  # of a net
+Values = Float[AnyArray, "*pixels C"]
+Numbers = Float[AnyArray, "*pixels C numbers"]  # of a net
 Knots = Float[Array, "*pixels C knots"]  # the ends of bins
 
 _LEAST = 1e-3  # of a spline's bins, as a share of the interval, and of its derivatives
@@ -182,7 +183,9 @@ class Spline(Map):
     x, y = self._knots(h[..., :inner]), self._knots(h[..., inner : 2 * inner])
     return x, y, jnp.concatenate([ends, slopes, ends], -1), h[..., -1]
 
-  def _knots(self, numbers: Float[Array, "*pixels C inner"]) -> Float[Array, "*pixels C inner+2"]:
+  def _knots(
+    self, numbers: Float[AnyArray, "*pixels C inner"]
+  ) -> Float[Array, "*pixels C inner+2"]:
     """The ends of the bins whose sizes the numbers say."""
     numbers = jnp.concatenate([numbers, jnp.zeros_like(numbers[..., :1])], -1)
     sizes = jax.nn.softmax(numbers, -1) * (1 - self.bins * _LEAST) + _LEAST

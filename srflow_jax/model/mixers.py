@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float
 
 from srflow_jax.model.kinds import Place, kind
-from srflow_jax.ops.convolutions import Parameter
+from srflow_jax.ops.convolutions import AnyArray
 
 Array = jax.Array
-Matrix = Float[Parameter, "C C"]
+Matrix = Float[AnyArray, "C C"]
 
 
 def random_rotation(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from srflow_jax.ops.cpu_gradients import Padding, conv_with_gradients
 
 Array = jax.Array
-Parameter = jax.Array | np.ndarray  # those that were just read are NumPy's
+AnyArray = jax.Array | np.ndarray  # outside of `jit`, NumPy's serve as well
 Initializer = Callable[..., Array]
 
 
@@ -26,8 +26,8 @@ def normal_init(stddev: float) -> Initializer:
 
 
 def conv(
-  x: Float[Array, "B H W C"],
-  kernel: Float[Parameter, "ky kx C O"],
+  x: Float[AnyArray, "B H W C"],
+  kernel: Float[AnyArray, "ky kx C O"],
   padding: Padding | None = None,
 ) -> Float[Array, "B h w O"]:
   """Convolves x with kernel, in x's type. Differentiable in reverse mode.
@@ -95,7 +95,7 @@ def upsample_nearest(
 
 
 def conv_upsampled(
-  x: Float[Array, "B h w C"], kernel: Float[Parameter, "3 3 C O"], factor: int
+  x: Float[Array, "B h w C"], kernel: Float[AnyArray, "3 3 C O"], factor: int
 ) -> Float[Array, "B h*{factor} w*{factor} O"]:
   """`conv(upsample_nearest(x, factor), kernel)` for a 3x3 kernel, without enlarging x.
 

@@ -37,9 +37,8 @@ def check_temperature(temperature: Temperature, num_levels: int | None = None) -
     num_levels: How many latents the model has; None if that is not known yet.
   """
   if not all(0 <= level < math.inf for level in _levels(temperature)):
-    raise InputError(
-      f"temperature is {temperature_text(temperature)}: it must be 0 or more, and finite"
-    )
+    shown = temperature_text(temperature) if isinstance(temperature, tuple) else temperature
+    raise InputError(f"temperature is {shown}: it must be 0 or more, and finite")
   if num_levels is not None and isinstance(temperature, tuple) and len(temperature) != num_levels:
     raise InputError(
       f"temperature is {temperature_text(temperature)}, for {len(temperature)} levels of latents: "
