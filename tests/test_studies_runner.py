@@ -242,7 +242,7 @@ def test_the_dry_run_says_what_runs_cost(study, monkeypatch):
   lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in stated.splitlines()[:4]]
   table = {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
   two, base = table["two"], table["base"]
-  assert (two["steps"], two["runs"], two["memory"]) == ("6", "2", "3.00 GB")
+  assert (two["steps"], two["runs"], two["memory"]) == ("6", "2", "3 GB")
   assert base["receptive field"] == "25, 25"
   assert two["training FLOPs"] == "6.00e+09"
   assert float(two["hours a run"]) == pytest.approx(6 / 3600, rel=0.01)

@@ -43,7 +43,7 @@ def dry_run(study: Study, tflops: float = 0.0) -> str:
         human_count(sum(costs.parameters(config).values())),
         f"{config.num_train_steps:,}",
         f"{operations:.2e}",
-        f"{measured.memory_bytes / 1e9:.2f} GB",
+        f"{measured.memory_bytes / 1e9:.3g} GB",
         ", ".join(str(side) for side in sides.values()) or "-",
         f"{seconds / 3600:.3g}",
         str(each),
