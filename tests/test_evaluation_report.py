@@ -40,6 +40,7 @@ def summary_of(systems):
   }
   about = {"scale": 4, "command": "python evaluate.py '<x>'", "models": models}
   about["configs"] = {"runs/<mine>": {"seed": 1}}
+  about["parameter_tables"] = {"runs/<mine>": "| flow/kernel | (3, 3) |"}
   params = dict.fromkeys(systems, 1000)
   return report.summary(about, params, rows), report.table_cells(4, params, rows)
 
@@ -86,6 +87,7 @@ def test_page_is_self_contained(page):
   sources = re.findall(r'(?:src|href)="([^"]*)"', text)
   assert len(sources) == 6 and all(source.startswith("data:image/") for source in sources)
   assert "python evaluate.py &#x27;&lt;x&gt;&#x27;" in text and "a note &amp; more" in text
+  assert "flow/kernel | (3, 3)" in text
   assert "&lt;a&gt;" in text and "<a>" not in text and '"seed": 1' not in text.split("<pre>")[0]
 
 

@@ -21,6 +21,7 @@ th, td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 img { max-width: 100%; height: auto }
 pre { background: #f4f4f4; padding: .7rem; white-space: pre-wrap; overflow-wrap: anywhere }
+details pre { white-space: pre; overflow-x: auto }
 figure { margin: 1.5rem 0 }
 .table, .sheet { overflow-x: auto }
 .sheet img { max-width: none }
@@ -86,9 +87,15 @@ def html_page(
     parts.append(figure(name, "image/jpeg", jpeg(path), "sheet"))
   parts.append("<h2>Configuration</h2>")
   for workdir, config in summary["configs"].items():
-    text = html.escape(json.dumps(config, indent=2))
-    parts.append(f"<details><summary>{html.escape(workdir)}</summary><pre>{text}</pre></details>")
+    parts.append(_folded(workdir, json.dumps(config, indent=2)))
+  parts.append("<h2>Parameters</h2>")
+  for workdir, text in summary["parameter_tables"].items():
+    parts.append(_folded(workdir, text))
   return document(title, parts)
+
+
+def _folded(title: str, text: str) -> str:
+  return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
 
 
 def document(title: str, parts: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from srflow_jax.evaluation.inputs import find_images, validation_folders
 from srflow_jax.evaluation.recipes import Recipe, recipes_of
 from srflow_jax.evaluation.search import search_temperatures
 from srflow_jax.evaluation.systems import Bicubic, Trained
-from srflow_jax.model.building import count_parameters
+from srflow_jax.model.building import count_parameters, parameter_table
 from srflow_jax.model.model import SRFlow, SuperResolver
 from srflow_jax.runs import chosen_temperature
 from srflow_jax.sampling.sampler import Sampler
@@ -154,6 +154,9 @@ def evaluate_workdirs(
     "jax": jax.__version__,
     "config": first.config.to_dict(),
     "configs": {os.fspath(workdir): run.config.to_dict() for workdir, run in runs.items()},
+    "parameter_tables": {
+      os.fspath(workdir): parameter_table(run.params) for workdir, run in runs.items()
+    },
   }
   return evaluate_entries(entries, images, output, settings, about)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from clu import parameter_overview
 
 # For the kinds that they register:
 import srflow_jax.model.attention
@@ -237,6 +238,14 @@ def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
     return init_params(model, key, hr, Given(lr))
 
   return jax.eval_shape(init, jax.random.key(0), hr, lr)
+
+
+def parameter_table(params: Any) -> str:
+  """A table of every parameter's name, shape, type and size.
+
+  Of layers in a row, the first axis counts the layers.
+  """
+  return parameter_overview.get_parameter_overview(params, include_stats=False)
 
 
 def count_parameters(params: Any) -> int:

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 
 from srflow_jax.config import Config
 from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError
 from srflow_jax.files import write_whole
-from srflow_jax.model.building import count_parameters, init_params
+from srflow_jax.model.building import count_parameters, init_params, parameter_table
 from srflow_jax.model.model import Model
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
@@ -84,12 +83,9 @@ def parameter_line(params: dict[str, Any]) -> str:
 
 
 def write_parameter_table(workdir: pathlib.Path, params: dict[str, Any]) -> None:
-  """Writes every parameter's name, shape, type and size into `parameters.txt` of a run's folder.
-
-  Of layers in a row, the first axis counts the layers.
+  """Writes the table of parameters into `parameters.txt` of a run's folder.
 
   Raises:
     InputError: the file cannot be written.
   """
-  table = parameter_overview.get_parameter_overview(params, include_stats=False)
-  write_whole(workdir / "parameters.txt", f"{table}\n")
+  write_whole(workdir / "parameters.txt", f"{parameter_table(params)}\n")
