@@ -28,7 +28,8 @@ def loss_and_grads(model, params, hr, lr):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize("name", [pytest.param("x4_da_r", marks=pytest.mark.slow), "x4_srflow"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x4_da_r", "x4_srflow"])
 def test_rematerialisation_changes_no_gradient(name):
   plain = small_model(name)
   remat = dataclasses.replace(plain, compute=ComputeSpec(remat=True))
@@ -90,6 +91,7 @@ def test_bfloat16_stays_near_the_published_values():
   np.testing.assert_allclose(parts.log_prob, arrays["log_prob"], rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_parameters():
   plain = small_model("x4_da")
   half = dataclasses.replace(plain, compute=ComputeSpec(bfloat16=True))

@@ -86,6 +86,7 @@ def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(feed, tmp_path, ca
   np.testing.assert_allclose(rates[8], rates[4] / 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_is_named_later_on_if_it_still_is_not_finite(feed, tmp_path, capsys):
   config = config_of(steps=4)
   config.log_every_steps = 4
@@ -99,6 +100,7 @@ def test_a_skipped_step_is_named_later_on_if_it_still_is_not_finite(feed, tmp_pa
   assert f"{said} not found again with the parameters of step 4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_goes_back_to_its_start(feed, tmp_path):
   begun = feed(lambda number, step: number == 1)
   state = loop.train(config_of(steps=3), str(tmp_path / "W"))
@@ -131,6 +133,7 @@ def test_a_state_after_a_skipped_step_is_not_saved(feed, tmp_path):
   assert runs.saved_steps(tmp_path / "W") == [2]
 
 
+@pytest.mark.slow
 def test_too_many_skipped_steps_are_noticed_between_logs(feed, tmp_path, capsys, monkeypatch):
   config = config_of(steps=12)
   config.log_every_steps = 100
@@ -210,6 +213,7 @@ def write_photographs(folder, count=2):
     write_png(folder / f"{number}.png", image)
 
 
+@pytest.mark.slow
 def test_a_run_inside_its_images_folder_goes_on_with_the_same_images(tmp_path, capsys):
   photographs = tmp_path / "photographs"
   write_photographs(photographs)
@@ -228,6 +232,7 @@ def test_a_run_inside_its_images_folder_goes_on_with_the_same_images(tmp_path, c
   assert json.loads((workdir / "data.json").read_text()) == noted
 
 
+@pytest.mark.slow
 def test_a_run_says_so_if_its_images_changed(tmp_path, capsys):
   photographs = tmp_path / "photographs"
   write_photographs(photographs)

@@ -123,12 +123,15 @@ def float64():
 
 
 # The other x8 variants differ from these and from their x4 in nothing that a small flow keeps.
-SLOW = [pytest.param(f"x8_{v}", marks=pytest.mark.slow) for v in ("da", "da_r", "da_d")]
+FAST = ("x4_da", "x4_srflow", "x4_da_s")
+SLOW = [
+  pytest.param(name, marks=pytest.mark.slow)
+  for name in (f"{scale}_{variant}" for scale in ("x4", "x8") for variant in VARIANTS)
+  if name not in FAST
+]
 
 
-@pytest.fixture(
-  scope="module", params=[*(f"x4_{v}" for v in VARIANTS), "x8_srflow", "x8_da_s", *SLOW]
-)
+@pytest.fixture(scope="module", params=[*FAST, *SLOW])
 def flow(request, float64):
   """A small flow of a variant: its inputs and what it makes of them, in float64."""
   model = small_model(request.param)

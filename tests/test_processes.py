@@ -69,6 +69,7 @@ def test_eight_devices_train_as_one(half, one):
   assert_close(losses(half), one)
 
 
+@pytest.mark.slow
 def test_a_run_of_eight_devices_goes_on_with_one(half, one, tmp_path):
   workdir = tmp_path / "W"
   shutil.copytree(half, workdir)
@@ -86,6 +87,7 @@ def test_a_run_of_eight_devices_goes_on_with_two_processes(in_two, one):
   assert "continuing" not in outputs[1] and "training:" not in outputs[1]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_the_same_step(in_two, tmp_path):
   workdir = tmp_path / "W"
   shutil.copytree(in_two[0], workdir)
@@ -98,7 +100,8 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(in_two, tmp_path):
   assert not list((workdir / "checkpoints").glob("*tmp*"))
 
 
-@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
 def test_an_image_that_one_process_loses_ends_both_with_a_line(index, tmp_path):
   folders = [tmp_path / str(number) for number in (0, 1)]
   for folder in folders:

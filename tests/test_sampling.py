@@ -77,6 +77,7 @@ def test_denoised_samples_of_a_gaussian_are_known():
     np.testing.assert_allclose(denoised, base + (1 - share) * (samples - base), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_denoised_tiles_are_the_whole_image(whole, tiled, pair):
   _, lr = pair
   request, variance = Request(("denoised",)), 0.02

@@ -95,6 +95,7 @@ def assert_equal(tree, other):
   jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_skipped_and_counted():
   config = micro_config()
   model, state, batch = micro_state(config)
