@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	@echo "Pictures to look at first: $(DEMO)/enlarged/"
 	@echo "Now a small flow is trained on the same encoder, for minutes, and evaluated beside bicubic."
 	$(RUN) train.py --config=configs/demo.py --workdir=$(DEMO)/run
-	$(RUN) evaluate.py --workdir=$(DEMO)/run --num_samples=5 --temperature=0.5
+	$(RUN) evaluate.py --workdir=$(DEMO)/run --num_samples=5 --temperature=0.4
 	@echo "Its pictures: $(DEMO)/run/evaluation/sheets/"
 
 test: lint
