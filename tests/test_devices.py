@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+# By default `test_processes.py` trains three steps so.
+pytestmark = pytest.mark.slow
+
 TESTS = pathlib.Path(__file__).parent
 
 

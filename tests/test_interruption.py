@@ -57,6 +57,7 @@ def killed_again_and_again(folder: pathlib.Path, kills: int, steps: int) -> None
   assert_same_end(workdir, whole)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_as_the_whole_one(tmp_path):
   killed_again_and_again(tmp_path, kills=2, steps=60)
 
