@@ -7,20 +7,16 @@ The published tables are those of docs/reproducing.md.
 """
 
 from configs import x8_da, x8_da_d, x8_da_r, x8_da_s, x8_srflow
+from configs.studies import seed_x4
 
 
 def get_study():
   others = {"srflow": x8_srflow, "da_r": x8_da_r, "da_s": x8_da_s, "da_d": x8_da_d}
-  return {
-    "question": "Do the five systems differ, as published, by more than their seeds do?",
+  return seed_x4.get_study() | {
     "expectation": (
       "D is worse than DA in LPIPS and LR-PSNR, SRFlow in LPIPS, both beyond seeds; S and R are "
       "not told apart from DA in LPIPS, and S is better in LR-PSNR."
     ),
     "base": x8_da.get_config(),
-    "base_name": "da",
     "variants": [{"name": name, "config": c.get_config()} for name, c in others.items()],
-    "seeds": [0, 1, 2],
-    "budget": {"steps": 200_000},
-    "evaluation": {"num_samples": 10, "temperature": 0.9, "receptive_field_images": 20},
   }

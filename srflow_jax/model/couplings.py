@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from srflow_jax.blocks import limited
 from srflow_jax.model.bijectors import Grid, LogDet, by_channel, note_inverse_factor, sum_event
 from srflow_jax.model.features import Features, Given
-from srflow_jax.model.kinds import Part, kind, part
-from srflow_jax.model.layers import Layer, SplitCoupling
-from srflow_jax.model.maps import Map
-from srflow_jax.model.nets import Net, property_of, radius_of
+from srflow_jax.model.kinds import kind
+from srflow_jax.model.layers import MapLayer, SplitCoupling
+from srflow_jax.model.nets import property_of
 from srflow_jax.ops.convolutions import conv
 
 Array = jax.Array
@@ -45,25 +44,22 @@ class NoiseCoupling(SplitCoupling):
 
 
 @kind("checkerboard_coupling")
-class CheckerboardCoupling(Layer):
+class CheckerboardCoupling(MapLayer):
   """A map of every other pixel, given the pixels between them and the LR features u: RealNVP's.
 
       forward:  z' = map(z; h((1 - m) z, u)) where m is 1, z where m is 0
       log-det:  sum(m log map')
       inverse:  z = map^-1(z'; h((1 - m) z', u)) where m is 1, since (1 - m) z' is (1 - m) z
 
-  m is 1 where row + column has the parity `maps` (Dinh et al. 2017, section 3.4). A step takes two,
+  The net sees all channels. m is 1 where row + column has the parity `maps` (Dinh et al. 2017, section
+  3.4). A step takes two,
   of both parities, or mixes by other couplings between: Jet (Kolesnikov et al. 2024) has one split
   of space to four of channels.
 
   Attributes:
-    map: the elementwise map.
-    net: the net h; it sees all channels.
     maps: the parity of the pixels that are mapped.
   """
 
-  map: Map = part(Map)
-  net: Part = part(Net)
   maps: int = limited(1, one_of=(0, 1))
 
   def setup(self) -> None:
@@ -72,16 +68,6 @@ class CheckerboardCoupling(Layer):
       feature_channels=self.feature_channels,
       out=self.map.numbers * self.channels,
     )
-
-  @property
-  def reach(self) -> int:
-    """See the base class."""
-    return property_of(self.net, "reach")
-
-  @property
-  def radius(self) -> int | None:
-    """That of its net."""
-    return radius_of(self.net)
 
   @property
   def multiple(self) -> int:

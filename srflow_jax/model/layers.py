@@ -161,22 +161,42 @@ class Mix(Layer):
     return z, per_pixel(-log_det, z)
 
 
-@kind("injector")
-class Injector(Layer):
-  """A map of every channel, given the LR features u alone (SRFlow, section 3.3).
-
-      forward:  y = map(z; h(u))
-      log-det:  sum(log map')
+class MapLayer(Layer):
+  """An elementwise map whose numbers a net h gives.
 
   Attributes:
     map: the elementwise map.
     net: the net h.
   """
 
-  has_published_names: ClassVar[bool] = True
-
   map: Map = part(Map)
   net: Part = part(Net)
+
+  @property
+  def reach(self) -> int:
+    """See the base class."""
+    return property_of(self.net, "reach")
+
+  @property
+  def radius(self) -> int | None:
+    """That of its net."""
+    return radius_of(self.net)
+
+  @property
+  def multiple(self) -> int:
+    """See the base class."""
+    return property_of(self.net, "multiple")
+
+
+@kind("injector")
+class Injector(MapLayer):
+  """A map of every channel, given the LR features u alone (SRFlow, section 3.3).
+
+  forward:  y = map(z; h(u))
+  log-det:  sum(log map')
+  """
+
+  has_published_names: ClassVar[bool] = True
 
   @property
   def radius(self) -> int:
@@ -189,16 +209,6 @@ class Injector(Layer):
       feature_channels=self.feature_channels,
       out=self.map.numbers * self.channels,
     )
-
-  @property
-  def reach(self) -> int:
-    """See the base class."""
-    return property_of(self.net, "reach")
-
-  @property
-  def multiple(self) -> int:
-    """See the base class."""
-    return property_of(self.net, "multiple")
 
   def feature_kernel(self) -> Array | None:
     """See the base class."""
@@ -222,7 +232,7 @@ class Injector(Layer):
     return z, sum_event(log_derivative)
 
 
-class SplitCoupling(Layer):
+class SplitCoupling(MapLayer):
   """A map of the second half b of the channels, given the first half a and something else, u.
 
       forward:  b' = map(b; h(a, u))
@@ -230,14 +240,7 @@ class SplitCoupling(Layer):
       inverse:  b = map^-1(b'; h(a, u)), since a is what it was
 
   The first half has `C // 2` channels. The context is what the net takes as u.
-
-  Attributes:
-    map: the elementwise map.
-    net: the net h.
   """
-
-  map: Map = part(Map)
-  net: Part = part(Net)
 
   @property
   def seen_channels(self) -> int:
@@ -251,21 +254,6 @@ class SplitCoupling(Layer):
       feature_channels=self.seen_channels,
       out=self.map.numbers * (self.channels - self.keep),
     )
-
-  @property
-  def reach(self) -> int:
-    """See the base class."""
-    return property_of(self.net, "reach")
-
-  @property
-  def radius(self) -> int | None:
-    """That of its net."""
-    return radius_of(self.net)
-
-  @property
-  def multiple(self) -> int:
-    """See the base class."""
-    return property_of(self.net, "multiple")
 
   def _parameters(self, a: Grid, u: Array | None) -> Any:
     return self.map.parameters(by_channel(self.conditioner(a, u), self.map.numbers))
