@@ -51,10 +51,9 @@ class CheckerboardCoupling(MapLayer):
       log-det:  sum(m log map')
       inverse:  z = map^-1(z'; h((1 - m) z', u)) where m is 1, since (1 - m) z' is (1 - m) z
 
-  The net sees all channels. m is 1 where row + column has the parity `maps` (Dinh et al. 2017, section
-  3.4). A step takes two,
-  of both parities, or mixes by other couplings between: Jet (Kolesnikov et al. 2024) has one split
-  of space to four of channels.
+  The net sees all channels. m is 1 where row + column has the parity `maps` (Dinh et al. 2017,
+  section 3.4). A step takes two, of both parities, or mixes by other couplings between: Jet
+  (Kolesnikov et al. 2024) has one split of space to four of channels.
 
   Attributes:
     maps: the parity of the pixels that are mapped.
