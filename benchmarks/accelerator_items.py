@@ -231,10 +231,10 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
     together, window = samples_of_program(plan.batch), plan.tiling.size
     gflop = {
       method: count_flops(sampler.programs.trace(method, window, batch).jaxpr) / 1e9
-      for method, batch in (("condition", 1), ("draw", together))
+      for method, batch in (("condition", 1), ("decode", together))
     }
     rounds = -(-number // together)
-    total = len(plan.tiling.tiles) * (gflop["condition"] + gflop["draw"] * rounds)
+    total = len(plan.tiling.tiles) * (gflop["condition"] + gflop["decode"] * rounds)
     needed = footprint(sampler.programs, window, request.methods, plan.batch).total(plan.batch) / GB
 
     def measure(request: Request = request, number: int = number) -> dict[str, float]:

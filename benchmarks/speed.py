@@ -213,15 +213,16 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
   def job(number: int) -> Job:
     request = Request(("draw",), number)
     plan = sampler.budget.plan((height, width), request)
-    batches = {"condition": 1, "draw": samples_of_program(plan.batch)}
+    together = samples_of_program(plan.batch)
+    batches = {"condition": 1, "noise": together, "decode": together}
     programs = tuple(
       _compile(method, functools.partial(sampler.programs.trace, method, plan.tiling.size, batch))[
         1
       ]
       for method, batch in batches.items()
     )
-    condition, draw = programs
-    gflop = condition.gflop + draw.gflop * number / batches["draw"]
+    condition, _, decode = programs
+    gflop = condition.gflop + decode.gflop * number / together
 
     def run() -> dict[str, float]:
       spent, begin = Seconds(), time.perf_counter()

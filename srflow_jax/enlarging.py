@@ -22,6 +22,7 @@ from srflow_jax.ops.consistency import TOLERANCE, make_consistent
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.photographs import Photograph, photograph_size, read_photograph, write_photograph
 from srflow_jax.runs import chosen_temperature
+from srflow_jax.sampling.ahead import planned_ahead
 from srflow_jax.sampling.budget import Request
 from srflow_jax.sampling.programs import out_of_memory_named
 from srflow_jax.sampling.sampler import Sampler
@@ -103,17 +104,16 @@ def enlarge_photographs(
   several = draws_noise(settings.temperature) and run.model.stochastic
   drawn = settings.num_samples if several else 1
   jobs = [
-    _Job(path, output, sampler, _request(size, scale, drawn, settings.consistent), settings)
+    _Job(path, size, output, sampler, _request(size, scale, drawn, settings.consistent), settings)
     for path, size in zip(paths, sizes, strict=True)
   ]
-  largest = max(sizes, key=math.prod)
-  sampler.budget.plan(largest, jobs[sizes.index(largest)].request)
-  for size, job in zip(sizes, jobs, strict=True):
-    sampler.budget.check(size, job.request)
+  max(jobs, key=lambda job: math.prod(job.size)).plan()
+  for job in jobs:
+    sampler.budget.check(job.size, job.request)
   pixels = [scale**2 * math.prod(size) * drawn for size in sizes]
   lines, finite = [], True
   with tqdm(total=sum(pixels), unit="pixel", unit_scale=True, desc="enlarging") as bar:
-    for job in jobs:
+    for job in planned_ahead(jobs, _Job.plan):
       with out_of_memory_named():
         line, is_finite = job.run(bar)
       lines.append(line)
@@ -179,10 +179,15 @@ class _Job:
   """A photograph to be enlarged."""
 
   path: pathlib.Path
+  size: tuple[int, int]
   output: pathlib.Path
   sampler: Sampler
   request: Request
   settings: Settings
+
+  def plan(self) -> None:
+    """Compiles for its size."""
+    self.sampler.budget.plan(self.size, self.request)
 
   def run(self, bar: tqdm) -> tuple[str, bool]:
     """Draws and writes; returns what to tell, and whether all values are finite."""

@@ -55,10 +55,12 @@ class FakeModel(nn.Module):
   def latents_at(self, key, context, temperature, origin=(0, 0)):
     return (temperature * jax.random.normal(key, context.base.shape),)
 
-  def sample_from_context(self, key, context, temperature, num_samples, first, origin):
+  def latents_of_samples(self, key, context, temperature, num_samples, first, origin):
     keys = [jax.random.fold_in(key, first + i) for i in range(num_samples)]
-    noise = jnp.stack([jax.random.normal(key, context.base.shape) for key in keys])
-    return context.base + SIGMA * temperature * noise
+    return (jnp.stack([self.latents_at(key, context, temperature)[0] for key in keys]),)
+
+  def decode_samples(self, latents, context, num_samples):
+    return context.base + SIGMA * latents[0]
 
 
 def write_hr(folder):

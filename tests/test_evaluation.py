@@ -240,16 +240,16 @@ def test_a_killed_evaluation_goes_on_where_it_was(workdir, hr_dir, monkeypatch):
 def test_what_is_not_finite_or_exploded_is_named_and_ends_nothing(
   workdir, hr_dir, monkeypatch, capsys
 ):
-  drawing = FakeModel.sample_from_context
+  decode = FakeModel.decode_samples
 
-  def broken(self, key, context, *arguments):
-    samples = drawing(self, key, context, *arguments)
+  def broken(self, latents, context, num_samples):
+    samples = decode(self, latents, context, num_samples)
     width, height = context.hr_size[1], context.hr_size[0]
     if (height, width) == (48, 64):  # b/one
       samples = samples.at[..., 0, 0, 0].set(np.nan)
     return samples.at[..., 1, :2, 1].set(-1e9)
 
-  monkeypatch.setattr(FakeModel, "sample_from_context", broken)
+  monkeypatch.setattr(FakeModel, "decode_samples", broken)
   settings = evaluation.Settings(num_samples=2)
   outcome = run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
   output = workdir / "evaluation"
@@ -313,9 +313,9 @@ def test_names_of_all_kinds(workdir, hr_dir, monkeypatch, capsys):
   """Dollar signs and all that Markdown, HTML and LaTeX know."""
   odd = "$a_b|<i>&%#~^\\{}"
   (hr_dir / "two.png").rename(hr_dir / f"{odd}.png")
-  drawing = FakeModel.sample_from_context
+  decode = FakeModel.decode_samples
   monkeypatch.setattr(
-    FakeModel, "sample_from_context", lambda self, *a: drawing(self, *a).at[..., 0, 0].set(9)
+    FakeModel, "decode_samples", lambda self, *a: decode(self, *a).at[..., 0, 0].set(9)
   )
   folder = workdir.parent / f"_{odd}"
   settings = evaluation.Settings(num_samples=2)

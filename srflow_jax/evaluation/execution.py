@@ -30,6 +30,7 @@ from srflow_jax.evaluation.progress import Progress, fingerprint
 from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.systems import System
 from srflow_jax.images import read_written_png, write_png
+from srflow_jax.sampling.ahead import planned_ahead
 from srflow_jax.sampling.programs import out_of_memory_named
 from srflow_jax.sampling.temperatures import draws_noise, temperature_text
 
@@ -94,7 +95,7 @@ def evaluate_entries(
     folder.check_names(output, files)
     sizes = len({image.hr_size for image in images})
     if sizes > 1:
-      print(f"images of {sizes} sizes: programs are compiled for each of them when it comes")
+      print(f"images of {sizes} sizes: programs are compiled for each of them before it comes")
     begin = time.perf_counter()
     check_memory([entry.system for entry in entries], images, settings)
     compiled = {_by_size(images)[0].hr_size: time.perf_counter() - begin}
@@ -114,7 +115,8 @@ def evaluate_entries(
       desc="evaluating",
     ) as bar:
       evaluation = _Evaluation(entries, output, settings, progress, bar, compiled)
-      for image in _by_size(images):
+      left = [image for image in _by_size(images) if not evaluation.is_done(image)]
+      for image in planned_ahead(left, evaluation.plan):
         with out_of_memory_named():
           evaluation.of_image(image)
     rows = [progress.get(image.name, entry.name) for image in images for entry in entries]
@@ -216,13 +218,27 @@ class _Evaluation:
   bar: tqdm
   compiled: dict[tuple[int, int], float]
 
+  def is_done(self, image: EvalImage) -> bool:
+    """Whether there is nothing left to do of an image, which is then counted."""
+    done = (self.output / _sheet_path(image)).exists() and all(
+      self.progress.get(image.name, entry.name) for entry in self.entries
+    )
+    self.bar.update(_num_pixels(image, self.entries, self.settings) * done)
+    return done
+
+  def plan(self, image: EvalImage) -> None:
+    """Compiles for an image."""
+    begin = time.perf_counter()
+    for system in dict.fromkeys(entry.system for entry in self.entries):
+      request = request_of(system, image.hr_size, self.settings, image.hr_path is not None)
+      system.plan(tuple(side // system.scale for side in image.hr_size), request)
+    seconds = time.perf_counter() - begin
+    self.compiled[image.hr_size] = self.compiled.get(image.hr_size, 0.0) + seconds
+
   def of_image(self, image: EvalImage) -> None:
     """Draws, measures and shows what is not there yet."""
     self.bar.set_postfix_str(report.printable(image.name))
     path = self.output / _sheet_path(image)
-    if path.exists() and all(self.progress.get(image.name, entry.name) for entry in self.entries):
-      self.bar.update(_num_pixels(image, self.entries, self.settings))
-      return
     scale = self.entries[0].system.scale
     lr, hr = image.read(scale)
     profile = image.profile()
@@ -263,12 +279,6 @@ class _Evaluation:
       if not self.progress.get(image.name, entry.name)
       or not all(path.exists() for path in paths[entry])
     ]
-    if missing:
-      request = request_of(system, image.hr_size, self.settings, hr is not None)
-      begin = time.perf_counter()
-      system.plan(lr.shape[:2], request)
-      seconds = time.perf_counter() - begin
-      self.compiled[image.hr_size] = self.compiled.get(image.hr_size, 0.0) + seconds
     to_draw = _num_pixels(image, missing, self.settings)
     self.bar.update(_num_pixels(image, entries, self.settings) - to_draw)
     recipes = [entry.recipe for entry in missing]

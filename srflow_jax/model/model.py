@@ -184,8 +184,24 @@ class Model(nn.Module, kw_only=True):
     Returns:
       Images `[num_samples, B, H, W, 3]`, not clipped.
     """
+    latents = self.latents_of_samples(key, context, temperature, num_samples, first, origin)
+    return self.decode_samples(latents, context, num_samples)
+
+  def latents_of_samples(
+    self,
+    key: Array,
+    context: Context,
+    temperature: float | Array,
+    num_samples: int,
+    first: int | Array = 0,
+    origin: Origin = (0, 0),
+  ) -> Latents:
+    """Draws what `sample_from_context` decodes: `[num_samples, B, h, w, C]` each, finest first."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(num_samples))
-    latents = jax.vmap(lambda k: self.latents_at(k, context, temperature, origin))(keys)
+    return jax.vmap(lambda k: self.latents_at(k, context, temperature, origin))(keys)
+
+  def decode_samples(self, latents: Latents, context: Context, num_samples: int) -> Array:
+    """Maps latents of several samples to images, `[num_samples, B, H, W, 3]`."""
     # The context is not mapped over: it is neither recomputed nor copied.
     decode = nn.vmap(
       lambda model, z: model.inverse_and_log_det(z, context)[0],

@@ -13,7 +13,7 @@ import jax
 from srflow_jax.errors import InputError
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.machine import default_bytes, num_processors, on_cpu, usable_bytes
-from srflow_jax.sampling.programs import DRAWING, Programs, Size
+from srflow_jax.sampling.programs import Programs, Size
 from srflow_jax.sampling.tiles import Tiling, smallest_tile, tiling
 
 _GB = 10**9
@@ -28,7 +28,7 @@ class Request:
   """What is to be computed of an image.
 
   Attributes:
-    methods: Of `Programs`: "draw", "denoised", "density", "decode". The context is always needed.
+    methods: "draw", "denoised", "density", "decode". The context is always needed.
     num_samples: How many samples are asked for.
     reserved: Bytes of the budget that the caller's own arrays take (on a CPU).
   """
@@ -84,11 +84,19 @@ def footprint(
 ) -> Footprint:
   """What a window takes: the context and then the methods, one at a time. Compiles them."""
   context = num_bytes(programs.context(size))
-  others = [programs.num_bytes(m, size) for m in ("condition", *methods) if m not in DRAWING]
+  others = [m for m in ("density", "decode") if m in methods]
+  shared = max(programs.num_bytes(method, size) for method in ("condition", *others))
   together = samples_of_program(batch)
-  draw = max((programs.num_bytes(m, size, together) for m in methods if m in DRAWING), default=0)
+
+  def taken(method: str) -> int:
+    return programs.num_bytes(method, size, together)
+
+  sample = 0
+  if "draw" in methods or "denoised" in methods:
+    # What a program leaves to the next one is still there.
+    sample = taken("decode") + max(taken("noise"), taken("denoise") if "denoised" in methods else 0)
   # A tile's context is made while the last one's is still there.
-  return Footprint(context + max(others), context, draw / together)
+  return Footprint(context + shared, context, sample / together)
 
 
 class Budget:

@@ -18,13 +18,17 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.denoising import denoised
+from srflow_jax.sampling.machine import on_cpu
 
 Size = tuple[int, int]  # height and width in LR pixels
 
-# An image takes up to five programs, and the parts that its tiles share up to three of each.
-MAX_PROGRAMS = 16
+# An image takes up to five programs, the parts that its tiles share up to three of each, and the
+# next image is compiled for while an image is computed.
+MAX_PROGRAMS = 24
 
-DRAWING = ("draw", "denoised")  # the methods that draw samples
+# A program for one size and a few samples runs too short to repay the compiler's best: x4_small's
+# take it a third less time so, and run as fast (docs/speed.md).
+_CPU_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 
 
 def largest_inverse_factor(sown: Any) -> float:
@@ -34,12 +38,12 @@ def largest_inverse_factor(sown: Any) -> float:
 
 
 class Programs:
-  """A model's methods, each compiled for sizes of LR and, if it draws, numbers of samples.
+  """A model's methods, each compiled for sizes of LR and, of samples, for a number of them.
 
-  "condition": (lr) → context; "draw": (key, context, temperatures, first, origin) → samples
-  `[batch, H, W, 3]`; "denoised": (variance of the noise, then as "draw") → the same samples
-  without noise (`denoising.py`); "density": (context, hr) → `DensityParts` and what layers say of
-  their inverses; "decode": (context, latents) → image `[1, H, W, 3]`.
+  "condition": (lr) → context; "noise": (context, key, temperatures, first, origin) → latents of
+  samples, `[batch, 1, h, w, C]` each; "decode": (context, latents) → images `[batch, H, W, 3]`;
+  "denoise": (context, variance of the noise, images) → the images without it (`denoising.py`);
+  "density": (context, hr) → `DensityParts` and what layers say of their inverses.
   """
 
   def __init__(self, model: Model, variables: Any, max_programs: int = MAX_PROGRAMS) -> None:
@@ -59,7 +63,7 @@ class Programs:
       method: One of those that the class names.
       size: Of the window of LR.
       *arguments: The method's own; see the class.
-      batch: How many samples are drawn.
+      batch: Of how many samples it is.
 
     Raises:
       InputError: The device has too little memory.
@@ -80,12 +84,13 @@ class Programs:
     return self._num_bytes[key]
 
   def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
-    """A method traced for a size and, if it draws, a number of samples: to be compiled."""
+    """A method traced for a size and, if it is of samples, a number of them: to be compiled."""
     function, arguments = getattr(self, f"_{method}")(size, batch)
     return jax.jit(function).trace(self._variables, *arguments)
 
   def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
-    program = self.trace(method, size, batch).lower().compile()
+    options = _CPU_OPTIONS if on_cpu() else None
+    program = self.trace(method, size, batch).lower().compile(compiler_options=options)
     analysis = program.memory_analysis()
     assert analysis is not None  # all of JAX's compilers have one
     taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
@@ -98,30 +103,35 @@ class Programs:
 
     return condition, (_floats((1, *size, 3)),)
 
-  def _draw(self, size: Size, batch: int) -> tuple[Callable, tuple]:
-    def draw(
-      variables: Any, key: jax.Array, context: Any, temperature: Any, first: Any, origin: Any
-    ) -> jax.Array:
+  def _noise(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def noise(
+      variables: Any, context: Any, key: jax.Array, temperature: Any, first: Any, origin: Any
+    ) -> Any:
       arguments = key, context, temperature, batch, first, origin
-      samples: Any = self._model.apply(variables, *arguments, method="sample_from_context")
-      return samples[:, 0]
+      return self._model.apply(variables, *arguments, method="latents_of_samples")
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
     number = jax.ShapeDtypeStruct((), jnp.int32)
     temperatures = _floats((self._model.num_latents,))
-    return draw, (key, self.context(size), temperatures, number, (number, number))
+    return noise, (self.context(size), key, temperatures, number, (number, number))
 
-  def _denoised(self, size: Size, batch: int) -> tuple[Callable, tuple]:
-    draw, arguments = self._draw(size, batch)
+  def _decode(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def decode(variables: Any, context: Any, latents: Any) -> jax.Array:
+      images: Any = self._model.apply(variables, latents, context, batch, method="decode_samples")
+      return images[:, 0]
 
-    def denoise(variables: Any, variance: Any, key: jax.Array, context: Any, *rest: Any) -> Any:
+    latents = jax.tree.map(lambda z: _floats((batch, *z.shape)), self.latents(size))
+    return decode, (self.context(size), latents)
+
+  def _denoise(self, size: Size, batch: int) -> tuple[Callable, tuple]:
+    def denoise(variables: Any, context: Any, variance: jax.Array, images: jax.Array) -> jax.Array:
       def log_prob(image: jax.Array) -> jax.Array:
         parts: Any = self._model.apply(variables, image[None], context, method="density_parts")
         return parts.log_prob[0]
 
-      return denoised(log_prob, draw(variables, key, context, *rest), variance)
+      return denoised(log_prob, images, variance)
 
-    return denoise, (_floats(()), *arguments)
+    return denoise, (self.context(size), _floats(()), _floats((batch, *self._hr_size(size), 3)))
 
   def _density(self, size: Size, batch: int) -> tuple[Callable, tuple]:
     def density(variables: Any, context: Any, hr: jax.Array) -> Any:
@@ -129,14 +139,10 @@ class Programs:
         variables, hr, context, method="density_parts", mutable=["inverse_factor"]
       )
 
-    scale = self._model.scale
-    return density, (self.context(size), _floats((1, size[0] * scale, size[1] * scale, 3)))
+    return density, (self.context(size), _floats((1, *self._hr_size(size), 3)))
 
-  def _decode(self, size: Size, batch: int) -> tuple[Callable, tuple]:
-    def decode(variables: Any, context: Any, latents: Any) -> jax.Array:
-      return self._model.apply(variables, latents, context, method="inverse_and_log_det")[0]
-
-    return decode, (self.context(size), self.latents(size))
+  def _hr_size(self, size: Size) -> Size:
+    return size[0] * self._model.scale, size[1] * self._model.scale
 
   def _latents(self, size: Size) -> Any:
     draw = functools.partial(self._model.apply, method="latents_at")

@@ -156,20 +156,24 @@ class Sampler:
     together = samples_of_program(plan.batch)
     check_temperature(temperature, self.model.num_latents)
     temperatures = np.broadcast_to(np.asarray(temperature, np.float32), self.model.num_latents)
-    method = "denoised" if noise_variance else "draw"
-    noise = (np.float32(noise_variance),) if noise_variance else ()
-    self.programs.compile(method, plan.tiling.size, together)
+    size = plan.tiling.size
+    for method in ("noise", "decode", *["denoise"] * bool(noise_variance)):
+      self.programs.compile(method, size, together)
+
+    def run(method: str, *arguments: Any) -> Any:
+      return self.programs.run(self.variables, method, size, *arguments, batch=together)
+
     with futures.ThreadPoolExecutor(plan.batch // together) as threads:
       for tile, context in self._with_context(prepared, plan.tiling.tiles, seconds):
         target, source = self._kept(prepared, tile)
         origin = np.int32(tile.rows.start), np.int32(tile.columns.start)
 
         def draw(first: int, context: Any = context, origin: tuple = origin) -> np.ndarray:
-          arguments = *noise, key, context, temperatures, np.int32(first), origin
-          run = self.programs.run
-          return np.asarray(
-            run(self.variables, method, plan.tiling.size, *arguments, batch=together)
-          )
+          latents = run("noise", context, key, temperatures, np.int32(first), origin)
+          images = run("decode", context, latents)
+          if noise_variance:
+            images = run("denoise", context, np.float32(noise_variance), images)
+          return np.asarray(images)
 
         for position in range(0, len(samples), plan.batch):
           wanted = samples[position : position + plan.batch]
@@ -194,7 +198,7 @@ class Sampler:
     for tile, context in self._with_context(prepared, prepared.plan.tiling.tiles):
       shapes = self.programs.latents(tile.size)
       windows = tuple(
-        z[:, *_scaled(tile.window, shape.shape[1], tile.size[0])]
+        z[None, :, *_scaled(tile.window, shape.shape[1], tile.size[0])]
         for z, shape in zip(latents, shapes, strict=True)
       )
       target, source = self._kept(prepared, tile)
@@ -256,7 +260,8 @@ class Sampler:
         nats[number].append([tile.sign * float(x[0]) for x in values])
         scales[number].append(largest_inverse_factor(sown))
         if round_trip and number == 0:
-          back = self.programs.run(self.variables, "decode", tile.size, context, parts.latents)
+          latents = tuple(z[None] for z in parts.latents)
+          back = self.programs.run(self.variables, "decode", tile.size, context, latents)
           window = _scaled(tile.window, self.model.scale)
           errors.append(np.abs(np.asarray(back) - image[:, *window]).max())
     num_dims = sum(math.prod(shape) for shape in self.latent_shapes(prepared))
