@@ -7,6 +7,7 @@ are kept; of every program it is remembered how many bytes it takes.
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,8 @@ MAX_PROGRAMS = 24
 
 # A program for one size and a few samples runs too short to repay the compiler's best: x4_small's
 # take it a third less time so, and run as fast (docs/speed.md).
-_CPU_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+# Whoever sets the level in XLA_FLAGS has that one.
+_LEVEL = "xla_backend_optimization_level"
 
 
 def largest_inverse_factor(sown: Any) -> float:
@@ -89,8 +91,9 @@ class Programs:
     return jax.jit(function).trace(self._variables, *arguments)
 
   def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
-    options = _CPU_OPTIONS if on_cpu() else None
-    program = self.trace(method, size, batch).lower().compile(compiler_options=options)
+    quick = on_cpu() and _LEVEL not in os.environ.get("XLA_FLAGS", "")
+    lowered = self.trace(method, size, batch).lower()
+    program = lowered.compile(compiler_options={_LEVEL: "1"} if quick else None)
     analysis = program.memory_analysis()
     assert analysis is not None  # all of JAX's compilers have one
     taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
