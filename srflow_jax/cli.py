@@ -180,6 +180,8 @@ def _cache_compilations() -> None:
     except RuntimeError:  # a user without a home
       return
     jax.config.update("jax_compilation_cache_dir", str(cache / "srflow_jax"))
+    # By default what took less than a second is not kept, which is half of what an image takes.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _is_distributed() -> bool:

@@ -75,11 +75,13 @@ def test_all_is_put_back_afterwards(monkeypatch):
 
 @pytest.fixture
 def cache():
-  """Puts the place of compiled programs back."""
-  before = jax.config.jax_compilation_cache_dir
+  """Puts the place of compiled programs back, and from what time on they are kept."""
+  names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+  before = {name: getattr(jax.config, name) for name in names}
   jax.config.update("jax_compilation_cache_dir", None)
   yield
-  jax.config.update("jax_compilation_cache_dir", before)
+  for name, value in before.items():
+    jax.config.update(name, value)
 
 
 def test_a_user_without_a_home_is_served(cache, monkeypatch):

@@ -1,4 +1,5 @@
 import dataclasses
+import queue
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.features import pad_to
 from srflow_jax.sampling import budget, programs
 from srflow_jax.sampling import sampler as sampling
+from srflow_jax.sampling.ahead import planned_ahead
 from srflow_jax.sampling.budget import Plan, Request, footprint, num_bytes
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
@@ -208,15 +210,32 @@ def test_samples_at_a_time_fit_the_budget(micro):
 
 def test_programs_are_compiled_once_and_the_least_recently_used_are_dropped(micro):
   kept = programs.Programs(micro[0], {"params": micro[1]}, max_programs=2)
-  kept.compile("condition", (8, 8))
-  kept.compile("condition", (8, 8), 1)
-  kept.compile("condition", (8, 9))
-  kept.compile("condition", (8, 8))
+  condition = [("condition", 1)]
+  for size in ((8, 8), (8, 8), (8, 9), (8, 8)):
+    kept.compile(size, condition)
   assert kept._program.cache_info().misses == 2
-  kept.compile("condition", (8, 10))  # in the place of (8, 9)
-  kept.compile("condition", (8, 8))
-  assert kept.num_bytes("condition", (8, 9)) > 0  # is remembered
+  kept.compile((8, 10), condition)  # in the place of (8, 9)
+  kept.compile((8, 8), condition)
+  assert kept.num_bytes((8, 9), condition)["condition", 1] > 0  # is remembered
   assert kept._program.cache_info().misses == 3
+
+
+def test_the_next_is_planned_while_one_is_in_use():
+  planned = queue.Queue()
+
+  def plan(item):
+    if item == 3:
+      raise InputError("3 does not fit")
+    planned.put(item)
+
+  items = planned_ahead([1, 2, 3, 4], plan)
+  assert next(items) == 1 and planned.get(timeout=5) == 1
+  assert planned.get(timeout=5) == 2  # nobody has asked for it yet
+  assert next(items) == 2
+  with pytest.raises(InputError, match="3 does not fit"):
+    next(items)
+  assert planned.empty()
+  assert list(planned_ahead([], plan)) == []
 
 
 def test_too_little_memory_is_one_line():

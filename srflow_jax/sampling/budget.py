@@ -84,19 +84,18 @@ def footprint(
 ) -> Footprint:
   """What a window takes: the context and then the methods, one at a time. Compiles them."""
   context = num_bytes(programs.context(size))
-  others = [m for m in ("density", "decode") if m in methods]
-  shared = max(programs.num_bytes(method, size) for method in ("condition", *others))
   together = samples_of_program(batch)
-
-  def taken(method: str) -> int:
-    return programs.num_bytes(method, size, together)
-
-  sample = 0
+  once = [("condition", 1), *((m, 1) for m in ("density", "decode") if m in methods)]
+  drawing = []
   if "draw" in methods or "denoised" in methods:
-    # What a program leaves to the next one is still there.
-    sample = taken("decode") + max(taken("noise"), taken("denoise") if "denoised" in methods else 0)
+    drawing = [("decode", together), ("noise", together)]
+    drawing += [("denoise", together)] if "denoised" in methods else []
+  taken = programs.num_bytes(size, dict.fromkeys([*once, *drawing]))
+  shared = max(taken[key] for key in once)
+  # What a program leaves to the next one is still there.
+  decode, *others = (taken[key] for key in drawing) if drawing else (0, 0)
   # A tile's context is made while the last one's is still there.
-  return Footprint(context + shared, context, sample / together)
+  return Footprint(context + shared, context, (decode + max(others)) / together)
 
 
 class Budget:

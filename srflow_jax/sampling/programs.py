@@ -8,7 +8,8 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -19,9 +20,10 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.denoising import denoised
-from srflow_jax.sampling.machine import on_cpu
+from srflow_jax.sampling.machine import num_processors, on_cpu
 
 Size = tuple[int, int]  # height and width in LR pixels
+Wanted = tuple[str, int]  # a method, and how many samples it is of: 1 if it is not of samples
 
 # An image takes up to five programs, the parts that its tiles share up to three of each, and the
 # next image is compiled for while an image is computed.
@@ -53,7 +55,7 @@ class Programs:
     self._model = model
     self._variables = variables
     self._program = functools.lru_cache(max_programs)(self._compile)
-    self._num_bytes: dict[tuple[str, Size, int], int] = {}
+    self._num_bytes: dict[tuple[Size, Wanted], int] = {}
     self.context = functools.lru_cache(self._context)  # shapes and types of a size's context
     self.latents = functools.lru_cache(self._latents)  # of its latents
 
@@ -73,17 +75,17 @@ class Programs:
     with out_of_memory_named():
       return jax.block_until_ready(self._program(method, size, batch)(variables, *arguments))
 
-  def compile(self, method: str, size: Size, batch: int = 1) -> None:
-    """Compiles a method that is not compiled yet, so that the time of `run` does not include it."""
-    with out_of_memory_named():
-      self._program(method, size, batch)
+  def compile(self, size: Size, wanted: Iterable[Wanted]) -> None:
+    """Compiles what is not compiled yet, so that the time of `run` does not include it."""
+    # The compiler keeps one core busy, and lets other threads run.
+    with out_of_memory_named(), futures.ThreadPoolExecutor(num_processors()) as threads:
+      list(threads.map(lambda one: self._program(one[0], size, one[1]), wanted))
 
-  def num_bytes(self, method: str, size: Size, batch: int = 1) -> int:
-    """Bytes that a method's temporaries and outputs take, as its compiled program says."""
-    key = method, size, batch
-    if key not in self._num_bytes:
-      self.compile(*key)
-    return self._num_bytes[key]
+  def num_bytes(self, size: Size, wanted: Iterable[Wanted]) -> dict[Wanted, int]:
+    """Bytes that temporaries and outputs of methods take, as their compiled programs say."""
+    wanted = list(wanted)
+    self.compile(size, [one for one in wanted if (size, one) not in self._num_bytes])
+    return {one: self._num_bytes[size, one] for one in wanted}
 
   def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
     """A method traced for a size and, if it is of samples, a number of them: to be compiled."""
@@ -97,7 +99,7 @@ class Programs:
     analysis = program.memory_analysis()
     assert analysis is not None  # all of JAX's compilers have one
     taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    self._num_bytes[method, size, batch] = taken
+    self._num_bytes[size, (method, batch)] = taken
     return program
 
   def _condition(self, size: Size, batch: int) -> tuple[Callable, tuple]:

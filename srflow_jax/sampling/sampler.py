@@ -157,8 +157,8 @@ class Sampler:
     check_temperature(temperature, self.model.num_latents)
     temperatures = np.broadcast_to(np.asarray(temperature, np.float32), self.model.num_latents)
     size = plan.tiling.size
-    for method in ("noise", "decode", *["denoise"] * bool(noise_variance)):
-      self.programs.compile(method, size, together)
+    methods = ("noise", "decode", *["denoise"] * bool(noise_variance))
+    self.programs.compile(size, [(method, together) for method in methods])
 
     def run(method: str, *arguments: Any) -> Any:
       return self.programs.run(self.variables, method, size, *arguments, batch=together)
@@ -309,7 +309,7 @@ class Sampler:
 
   def _condition(self, lr: np.ndarray, seconds: Seconds) -> Any:
     size = lr.shape[1:3]
-    self.programs.compile("condition", size)
+    self.programs.compile(size, [("condition", 1)])
     begin = time.perf_counter()
     context = self.programs.run(self.variables, "condition", size, lr)
     seconds.context += time.perf_counter() - begin
