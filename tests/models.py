@@ -26,7 +26,7 @@ def small_model(name: str) -> SRFlow:
   return build_model(model)
 
 
-def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
+def random_params(model: SRFlow, seed: int = 0, dtype=np.float64, kernel_std: float = 1.0):
   """Parameters off their initial values: there, zero convolutions would hide mistakes."""
   rng = np.random.default_rng(seed)
 
@@ -37,7 +37,7 @@ def random_params(model: SRFlow, seed: int = 0, dtype=np.float64):
       return start + 0.1 * rng.standard_normal(shape) / math.sqrt(shape[-1])
     if path[-1] in ("bias", "logs"):
       return 0.1 * noise
-    return noise / math.sqrt(math.prod(shape[-4:-1]))
+    return kernel_std * noise / math.sqrt(math.prod(shape[-4:-1]))
 
   shapes = flatten_dict(abstract_params(model))
   return unflatten_dict(
