@@ -2,6 +2,7 @@ import dataclasses
 import queue
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from srflow_jax.sampling import budget, programs
 from srflow_jax.sampling import sampler as sampling
 from srflow_jax.sampling.ahead import planned_ahead
 from srflow_jax.sampling.budget import Plan, Request, footprint, num_bytes
+from srflow_jax.sampling.denoising import denoised
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 
@@ -75,8 +77,15 @@ def test_denoised_samples_of_a_gaussian_are_known():
   samples = drawn(sampler, lr, range(2))
   for share in (0.3, 1.0):
     request = Request(("denoised",), 2)
-    denoised = drawn(sampler, lr, range(2), request, noise_variance=share * SIGMA**2)
-    np.testing.assert_allclose(denoised, base + (1 - share) * (samples - base), atol=1e-5)
+    cleaned = drawn(sampler, lr, range(2), request, noise_variance=share * SIGMA**2)
+    np.testing.assert_allclose(cleaned, base + (1 - share) * (samples - base), atol=1e-5)
+
+
+def test_a_sample_that_exploded_is_not_lost_to_its_score():
+  images = jnp.stack([jnp.full((2, 2, 3), 0.25).at[0, 0, 0].set(jnp.inf), jnp.full((2, 2, 3), 0.5)])
+  cleaned = denoised(lambda image: -0.5 * jnp.sum(image) ** 2, images, 0.1)  # a score of all pixels
+  np.testing.assert_array_equal(cleaned[0], images[0])
+  np.testing.assert_allclose(cleaned[1], 0.5 - 0.1 * 6, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -14,12 +14,16 @@ density given an LR image.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 
 
 def denoised(log_prob: Callable[[Array], Array], images: Array, variance: float | Array) -> Array:
   """Removes noise from images.
+
+  Where the score is not finite, as it is all over a sample that exploded somewhere, the image stays
+  as it is.
 
   Args:
     log_prob: Of an image `[H, W, 3]`, the log-density of images with noise, nats.
@@ -29,4 +33,5 @@ def denoised(log_prob: Callable[[Array], Array], images: Array, variance: float 
   Returns:
     `[N, H, W, 3]`.
   """
-  return images + variance * jax.vmap(jax.grad(log_prob))(images)
+  score = jax.vmap(jax.grad(log_prob))(images)
+  return images + variance * jnp.where(jnp.isfinite(score), score, 0)
