@@ -1,5 +1,6 @@
 """A trained model as one object, on NumPy or PIL images of any size."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -10,8 +11,10 @@ from PIL import Image
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.metrics import to_uint8
 from srflow_jax.images import to_rgb
+from srflow_jax.ops.consistency import make_consistent
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Request
+from srflow_jax.sampling.denoising import removable_variance
 from srflow_jax.sampling.sampler import Prepared, Sampler
 from srflow_jax.sampling.temperatures import (
   Temperature,
@@ -69,6 +72,8 @@ class SuperResolution:
     num_samples: int = 1,
     temperature: Temperature = 0.9,
     seed: int = 0,
+    consistent: bool = False,
+    denoise: float = 0.0,
   ) -> np.ndarray:
     """Draws super-resolved images.
 
@@ -80,6 +85,10 @@ class SuperResolution:
       temperature: Standard deviation of the latents, or a tuple with one for each level of them,
         finest first; at 0 the image of the most likely latents is drawn, the same for every sample.
       seed: Of the noise, from 0 to 2^32 - 1.
+      consistent: Whether samples are changed so that bicubic reduces them to the LR image
+        (`ops/consistency.py`).
+      denoise: Which share of the variance of the training's noise is removed
+        (`sampling/denoising.py`): 1 for all of it, 0 for none.
 
     Returns:
       `[num_samples, scale * h, scale * w, 3]`.
@@ -90,16 +99,22 @@ class SuperResolution:
     check_sampling(num_samples, temperature, seed)
     lr, dtype = _as_floats(image, "image")
     shape = (num_samples, lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
-    reserved = int(np.prod(shape)) * dtype.itemsize
+    reserved = int(np.prod(shape)) * (dtype.itemsize + 4 * consistent)
+    variance = self._variance(denoise)
     # Without noise all samples are equal: one is drawn.
     drawn = num_samples if draws_noise(temperature) and self._model.stochastic else 1
-    prepared = self._sampler.prepare(lr, Request(("draw",), drawn, reserved))
-    samples = np.empty(shape, dtype)
+    request = Request(("denoised" if variance else "draw",), drawn, reserved)
+    prepared = self._sampler.prepare(lr, request)
+    samples = np.empty(shape, np.float32 if consistent else dtype)
     for index, (rows, columns), tile in self._sampler.draw(
-      prepared, seed, range(drawn), temperature
+      prepared, seed, range(drawn), temperature, noise_variance=variance
     ):
       name = f"sample {index} at temperature {temperature_text(temperature)}"
-      samples[index, rows, columns] = _answer(tile, dtype, name)
+      samples[index, rows, columns] = _answer(tile, samples.dtype, name)
+    if consistent:
+      for sample in samples[:drawn]:
+        sample[:] = make_consistent(sample, lr, self.scale)
+      samples = _answer(samples, dtype, "a consistent sample")
     samples[drawn:] = samples[0]
     return samples
 
@@ -160,9 +175,21 @@ class SuperResolution:
     (density,) = self._sampler.density(prepared, [hr])
     return density.log_prob
 
-  def _prepare(self, lr: np.ndarray, method: str) -> Prepared:
+  def _variance(self, denoise: float) -> float:
+    """Of the noise to remove."""
+    if not 0 <= denoise < math.inf:
+      raise InputError(f"denoise is {denoise}: it must be 0 or more, and finite")
+    if not denoise:
+      return 0.0
+    self._check_flow()
+    return denoise * removable_variance(self.config.data.noise, "this run")
+
+  def _check_flow(self) -> None:
     if not self._model.stochastic:
       raise InputError("this run's model is an encoder alone: it has neither latents nor a density")
+
+  def _prepare(self, lr: np.ndarray, method: str) -> Prepared:
+    self._check_flow()
     # The host holds the padded HR image and the latents, which are as many numbers.
     reserved = 3 * 4 * 3 * self.scale**2 * lr.shape[0] * lr.shape[1]
     return self._sampler.prepare(lr, Request((method,), reserved=reserved))

@@ -81,7 +81,7 @@ def test_without_noise_one_sample_is_drawn(model, pair, monkeypatch):
   monkeypatch.setattr(
     model._sampler,
     "draw",
-    lambda p, seed, samples, t: drawn.append(samples) or draw(p, seed, samples, t),
+    lambda p, seed, samples, t, **rest: drawn.append(samples) or draw(p, seed, samples, t, **rest),
   )
   samples = model.sample(pair[1], 3, temperature=0)
   assert drawn == [range(1)] and samples.shape[0] == 3
@@ -94,6 +94,24 @@ def test_samples_are_the_model_s_own(model, workdir, pair):
   sample = functools.partial(run.model.apply, num_samples=2, method="sample")
   expected = jax.jit(sample)({"params": run.params}, jax.random.key(7), Given(lr[None]), 0.5)[:, 0]
   np.testing.assert_allclose(model.sample(lr, 2, 0.5, seed=7), expected, atol=1e-5)
+
+
+def test_samples_can_be_made_consistent_and_denoised(model, pair):
+  _, lr = pair
+  plain, consistent = (model.sample(lr, 2, 0.5, consistent=choice) for choice in (False, True))
+  off, left = (
+    [np.abs(bicubic_resize(sample, 1 / SCALE).astype(int) - lr).mean() for sample in samples]
+    for samples in (plain, consistent)
+  )
+  assert consistent.dtype == np.uint8 and max(left) < 0.05 < min(off)
+  floats = lr / 255
+  change = model.sample(floats, 1, 0.5, denoise=50) - model.sample(floats, 1, 0.5)
+  twice = model.sample(floats, 1, 0.5, denoise=100) - model.sample(floats, 1, 0.5)
+  assert np.abs(change).max() > 1e-3
+  np.testing.assert_allclose(twice, 2 * change, atol=1e-5)
+  for denoise in (-1, float("nan")):
+    with pytest.raises(InputError, match=f"denoise is {denoise}: it must be 0 or more"):
+      model.sample(lr, denoise=denoise)
 
 
 def test_samples_are_equal_on_restart(model, workdir, pair):

@@ -22,6 +22,7 @@ from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters, parameter_table
 from srflow_jax.model.model import SRFlow, SuperResolver
 from srflow_jax.runs import chosen_temperature
+from srflow_jax.sampling.denoising import removable_variance
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.temperatures import Temperature, check_temperature, temperature_text
 from srflow_jax.weights import named
@@ -108,7 +109,8 @@ def evaluate_workdirs(
   entries, models = [Entry(Bicubic.name, Bicubic(scale), Recipe(settings.temperature))], {}
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
-    noise_variance = _noise_variance(workdir, run) if settings.denoise else None
+    noise = run.config.data.noise
+    noise_variance = removable_variance(noise, workdir) if settings.denoise else None
     system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
     for temperature in by_run[workdir] if system.stochastic else ():
       check_temperature(temperature, run.model.num_latents)
@@ -190,15 +192,6 @@ def _chosen(workdir: str, settings: Settings, ask: bool) -> Temperature:
     return settings.temperature
   print(report.printable(f"{workdir}: {chosen}"))
   return chosen.temperature
-
-
-def _noise_variance(workdir: str, run: Run) -> float:
-  """The variance of the noise in a run's training, for values in [0, 1]."""
-  noise = run.config.data.noise
-  if not noise.variance:
-    why = "training added none" if noise.variance == 0 else "its size was not always the same"
-    raise InputError(f"{workdir}: there is no noise of {noise.kind} kind to remove: {why}")
-  return noise.variance
 
 
 def _entries_of(

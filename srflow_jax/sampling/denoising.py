@@ -16,7 +16,26 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from srflow_jax.errors import InputError
+from srflow_jax.model.noises import Noise
+
 Array = jax.Array
+
+
+def removable_variance(noise: Noise, name: str) -> float:
+  """The variance of the noise that training added, for values in [0, 1].
+
+  Args:
+    noise: Of the run.
+    name: Of the run, for the error.
+
+  Raises:
+    InputError: There was none, or it was not always the same.
+  """
+  if not noise.variance:
+    why = "training added none" if noise.variance == 0 else "its size was not always the same"
+    raise InputError(f"{name}: there is no noise of {noise.kind} kind to remove: {why}")
+  return noise.variance
 
 
 def denoised(log_prob: Callable[[Array], Array], images: Array, variance: float | Array) -> Array:
