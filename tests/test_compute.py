@@ -45,6 +45,7 @@ def test_rematerialisation_changes_no_gradient(name):
     np.testing.assert_allclose(other, grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rematerialisation_saves_memory():
   config = tiny.get_config()
   config.model.encoder.update(width=8, growth=4, num_blocks=1)

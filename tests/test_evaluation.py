@@ -193,6 +193,7 @@ def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):
     assert value == other["averages"][key]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(workdir, hr_dir, monkeypatch):
   output = workdir / "evaluation"
   settings = evaluation.Settings(num_samples=2)

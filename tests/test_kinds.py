@@ -470,7 +470,7 @@ def flow_name(parts) -> str:
 
 
 def marked():
-  """The flows. Slow are those that bring no two new kinds, and two whose samples have tests below.
+  """The flows. Slow are those that bring no three new kinds, and two whose samples have tests below.
 
   Every kind by itself is among the bijectors.
   """
@@ -478,7 +478,7 @@ def marked():
   for parts in flows():
     new = {(place, str(block)) for place, block in parts.items()} - seen
     seen |= new
-    is_slow = len(new) < 2 or parts in (HCFLOW, JET)
+    is_slow = len(new) < 3 or parts in (HCFLOW, JET)
     yield pytest.param(parts, id=flow_name(parts), marks=[pytest.mark.slow] * is_slow)
 
 

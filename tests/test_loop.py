@@ -108,6 +108,7 @@ def test_a_run_without_a_checkpoint_goes_back_to_its_start(feed, tmp_path):
   assert int(state.step) == 3 and float(state.rate_factor) == 0.5 and int(state.skipped) == 0
 
 
+@pytest.mark.slow
 def test_a_signal_saves_the_running_step_and_the_run_goes_on(feed, tmp_path):
   feed()
   whole = loop.train(config_of(steps=6), str(tmp_path / "whole"))

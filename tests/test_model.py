@@ -122,8 +122,8 @@ def float64():
     yield
 
 
-# The other x8 variants differ from these and from their x4 in nothing that a small flow keeps.
-FAST = ("x4_da", "x4_srflow", "x4_da_s")
+# Golden cases have the other variants of x4, whatever is slow.
+FAST = ("x4_da", "x4_srflow")
 SLOW = [
   pytest.param(name, marks=pytest.mark.slow)
   for name in (f"{scale}_{variant}" for scale in ("x4", "x8") for variant in VARIANTS)
@@ -234,7 +234,7 @@ def test_samples_do_not_depend_on_how_they_are_batched(small):
   assert samples.shape == (3, 2, 16, 16, 3)
   context = call("condition", lr)
   for i in range(3):
-    one = call("sample_from_context", key, context, 0.8, 1, first=i)
+    one = call("sample_from_context", key, context, 0.8, 1, jnp.int32(i))
     np.testing.assert_allclose(samples[i], one[0], atol=1e-5)
   assert np.abs(samples[0] - samples[1]).max() > 1e-3  # samples differ
   zero = call("sample", key, lr, 0.0, 2)

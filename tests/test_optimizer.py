@@ -379,6 +379,7 @@ def test_a_gradient_that_is_not_finite_is_named_in_a_row_of_layers():
   assert found.first() == "the gradient of flow/m/1/b/w"
 
 
+@pytest.mark.slow
 def test_an_accumulated_step_is_the_whole_batch_s_in_less_memory():
   results, memory = [], []
   for splits in (1, 4):

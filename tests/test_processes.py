@@ -78,6 +78,7 @@ def test_a_run_of_eight_devices_goes_on_with_one(half, one, tmp_path):
   assert_close(losses(workdir), one)
 
 
+@pytest.mark.slow
 def test_a_run_of_eight_devices_goes_on_with_two_processes(in_two, one):
   workdir, outputs = in_two
   assert sorted(losses(workdir)) == list(range(1, STEPS + 1))
