@@ -470,7 +470,7 @@ def flow_name(parts) -> str:
 
 
 def marked():
-  """The flows. Slow are those that bring no three new kinds, and two whose samples have tests below.
+  """The flows; slow are those of few new kinds, and two whose samples have tests below.
 
   Every kind by itself is among the bijectors.
   """
