@@ -26,27 +26,45 @@ from srflow_jax.weights.named import FINDERS
 
 NOT_FINITE = 3
 
-_MODEL = flags.DEFINE_enum("model", "x4_small", list(FINDERS), "A model known by name.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "A training run's folder, in place of --model.")
-_SCALE = flags.DEFINE_integer("scale", None, "By how much; default: as the model does.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Samples of each photograph.")
+_FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_enum(
+  "model", "x4_small", list(FINDERS), "A model known by name.", flag_values=_FLAGS
+)
+_WORKDIR = cli.define_path(
+  "workdir", None, "A training run's folder, in place of --model.", flag_values=_FLAGS
+)
+_SCALE = flags.DEFINE_integer(
+  "scale", None, "By how much; default: as the model does.", flag_values=_FLAGS
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+  "num_samples", 4, "Samples of each photograph.", flag_values=_FLAGS
+)
 _TEMPERATURE = cli.define_temperature(
   "temperature",
   0.7,
   "Standard deviation of the latents, or of each level of them, finest first: 0.8/0.9; 0: one "
   "image, the smoothest. The run's own, if a search has chosen one and none is given.",
+  flag_values=_FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
-_OUT = flags.DEFINE_string("out", "enlarged", "The folder to write to.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Sample i is a function of the seed and i.", flag_values=_FLAGS
+)
+_OUT = cli.define_path("out", "enlarged", "The folder to write to.", flag_values=_FLAGS)
+_OVERWRITE = flags.DEFINE_bool(
+  "overwrite", False, "Replace files that are there.", flag_values=_FLAGS
+)
 _CONSISTENT = flags.DEFINE_bool(
-  "consistent", False, "Change samples so that bicubic reduces them to the photograph."
+  "consistent",
+  False,
+  "Change samples so that bicubic reduces them to the photograph.",
+  flag_values=_FLAGS,
 )
 _MAX_MEMORY_GB = flags.DEFINE_float(
   "max_memory_gb",
   0.0,
   "Photographs that need more are cut into tiles: GB of this process on a CPU, of the device's "
   "memory else; 0: half of what this process may use, or three quarters of the device's.",
+  flag_values=_FLAGS,
 )
 
 
@@ -56,12 +74,12 @@ def main(argv: list[str]) -> None:
   from srflow_jax.enlarging import Settings, enlarge_photographs
   from srflow_jax.errors import InputError
 
-  if _WORKDIR.value is not None and flags.FLAGS["model"].present:
+  if _WORKDIR.value is not None and _FLAGS["model"].present:
     raise InputError("--model and --workdir: give one of them")
   settings = Settings(
     num_samples=_NUM_SAMPLES.value,
     temperature=_TEMPERATURE.value,
-    use_chosen=not flags.FLAGS["temperature"].present,
+    use_chosen=not _FLAGS["temperature"].present,
     seed=_SEED.value,
     scale=_SCALE.value,
     max_memory_gb=_MAX_MEMORY_GB.value,
@@ -76,4 +94,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, _FLAGS)

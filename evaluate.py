@@ -29,6 +29,7 @@ from srflow_jax.sampling.temperatures import Temperature, parse_temperature
 NOT_FINITE = 3
 _SEARCH = "search"
 
+_FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_multi(
   cli.PathParser(),
   flags.ArgumentSerializer(),
@@ -36,53 +37,79 @@ _WORKDIR = flags.DEFINE_multi(
   None,
   "A training run's folder; give it again to compare runs.",
   required=True,
+  flag_values=_FLAGS,
 )
-_HR_DIR = cli.define_path("hr_dir", "", "Folder of HR images.")
-_LR_DIR = cli.define_path("lr_dir", "", "Folder of LR images.")
-_OUTPUT_DIR = cli.define_path("output_dir", "", "Where to write; default: WORKDIR/evaluation.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Samples of each image.")
+_HR_DIR = cli.define_path("hr_dir", "", "Folder of HR images.", flag_values=_FLAGS)
+_LR_DIR = cli.define_path("lr_dir", "", "Folder of LR images.", flag_values=_FLAGS)
+_OUTPUT_DIR = cli.define_path(
+  "output_dir", "", "Where to write; default: WORKDIR/evaluation.", flag_values=_FLAGS
+)
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 10, "Samples of each image.", flag_values=_FLAGS)
 _TEMPERATURE = cli.define_temperature(
   "temperature",
   0.9,
   "Standard deviation of the latents, or of each level of them, finest first: 0.8/0.9. If none is "
   "given, it is the one that a search has chosen for a run, where there is one.",
+  flag_values=_FLAGS,
 )
 _TEMPERATURES = flags.DEFINE_list(
   "temperatures",
   [],
   "Several, each a row of the table; or the word search: many are tried for each level on training "
   "images (--hr_dir, or the run's), and the best is noted in WORKDIR.",
+  flag_values=_FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Sample i is a function of the seed and i.")
+_SEED = flags.DEFINE_integer(
+  "seed", 0, "Sample i is a function of the seed and i.", flag_values=_FLAGS
+)
 _UINT8 = flags.DEFINE_string(
-  "uint8", "round", "How floats become 8 bits: round, or truncate as published."
+  "uint8", "round", "How floats become 8 bits: round, or truncate as published.", flag_values=_FLAGS
 )
 _LPIPS_VGG = flags.DEFINE_bool(
-  "lpips_vgg", False, "LPIPS with VGG16 too, by the package lpips-j, which fetches its weights."
+  "lpips_vgg",
+  False,
+  "LPIPS with VGG16 too, by the package lpips-j, which fetches its weights.",
+  flag_values=_FLAGS,
 )
 _ESTIMATES = flags.DEFINE_bool(
-  "estimates", False, "More rows: one image of all samples, their mean and their medoid by LPIPS."
+  "estimates",
+  False,
+  "More rows: one image of all samples, their mean and their medoid by LPIPS.",
+  flag_values=_FLAGS,
 )
 _DENOISE = cli.define_multiples(
   "denoise",
   "More rows: samples without the training's noise, by the flow's own score; or without so many "
   "times its variance.",
+  flag_values=_FLAGS,
 )
 _CONSISTENT = flags.DEFINE_bool(
-  "consistent", False, "More rows: samples changed so that bicubic reduces them to the LR image."
+  "consistent",
+  False,
+  "More rows: samples changed so that bicubic reduces them to the LR image.",
+  flag_values=_FLAGS,
 )
 _CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", "latest", "Whose weights: latest, best (by validation loss), or a step."
+  "checkpoint",
+  "latest",
+  "Whose weights: latest, best (by validation loss), or a step.",
+  flag_values=_FLAGS,
 )
-_EMA = flags.DEFINE_bool("ema", True, "Moving averages of weights, where a run has them.")
+_EMA = flags.DEFINE_bool(
+  "ema", True, "Moving averages of weights, where a run has them.", flag_values=_FLAGS
+)
 _MAX_MEMORY_GB = flags.DEFINE_float(
   "max_memory_gb",
   0.0,
   "Images that need more are cut into tiles: GB of this process on a CPU, of the device's memory "
   "else; 0: half of what this process may use, or three quarters of the device's.",
+  flag_values=_FLAGS,
 )
 _TILE_OVERLAP = flags.DEFINE_integer(
-  "tile_overlap", None, "LR pixels that tiles overlap; default: by the depth of the encoder."
+  "tile_overlap",
+  None,
+  "LR pixels that tiles overlap; default: by the depth of the encoder.",
+  flag_values=_FLAGS,
 )
 
 
@@ -120,7 +147,7 @@ def main(argv: list[str]) -> None:
 
 def _temperatures() -> list[Temperature] | None:
   """Those of the table's rows; None if no flag gives any."""
-  is_given = flags.FLAGS["temperature"].present
+  is_given = _FLAGS["temperature"].present
   if _TEMPERATURES.value and is_given:
     raise InputError("--temperature and --temperatures: give one of them")
   if not _TEMPERATURES.value:
@@ -140,4 +167,4 @@ def _step() -> int | Literal["best"] | None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, _FLAGS)

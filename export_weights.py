@@ -8,16 +8,26 @@ from absl import flags
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 
-_WORKDIR = cli.define_path("workdir", None, "The run's folder.", required=True)
-_FILE = cli.define_path("file", None, "The .safetensors to write.", required=True)
-_FLOAT16 = flags.DEFINE_bool("float16", False, "Round the weights to 16 bits: half the size.")
+_FLAGS = flags.FlagValues()
+_WORKDIR = cli.define_path("workdir", None, "The run's folder.", required=True, flag_values=_FLAGS)
+_FILE = cli.define_path(
+  "file", None, "The .safetensors to write.", required=True, flag_values=_FLAGS
+)
+_FLOAT16 = flags.DEFINE_bool(
+  "float16", False, "Round the weights to 16 bits: half the size.", flag_values=_FLAGS
+)
 _ENCODER = flags.DEFINE_string(
   "encoder",
   "",
   "Write the flow alone, in our own names, for an encoder that is known by this name: realsr.",
+  flag_values=_FLAGS,
 )
-_LICENCE = flags.DEFINE_string("licence", "", "The weights' licence, for the file's header.")
-_ORIGIN = flags.DEFINE_string("origin", "", "Where the weights come from, for the file's header.")
+_LICENCE = flags.DEFINE_string(
+  "licence", "", "The weights' licence, for the file's header.", flag_values=_FLAGS
+)
+_ORIGIN = flags.DEFINE_string(
+  "origin", "", "Where the weights come from, for the file's header.", flag_values=_FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -33,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, _FLAGS)

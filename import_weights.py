@@ -11,17 +11,27 @@ the settings that stand there.
 import importlib
 import pkgutil
 
+from absl import flags
 from ml_collections import config_flags
 
 import configs
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 
+_FLAGS = flags.FlagValues()
 _FILE = cli.define_path(
-  "file", None, "A .safetensors, .pth or ncnn file, or realsr or realesrgan.", required=True
+  "file",
+  None,
+  "A .safetensors, .pth or ncnn file, or realsr or realesrgan.",
+  required=True,
+  flag_values=_FLAGS,
 )
-_WORKDIR = cli.define_path("workdir", None, "The folder to make.", required=True)
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file; default: nearest.")
+_WORKDIR = cli.define_path(
+  "workdir", None, "The folder to make.", required=True, flag_values=_FLAGS
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "A configuration file; default: nearest.", flag_values=_FLAGS
+)
 
 # Not a model of their own: every field's default, and what another run holds.
 _NO_VARIANTS = ("base", "workdir")
@@ -44,4 +54,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, _FLAGS)

@@ -15,20 +15,37 @@ from absl import flags
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 
-_OUT = cli.define_path("out", None, "The data set's folder.", required=True)
+_FLAGS = flags.FlagValues()
+_OUT = cli.define_path("out", None, "The data set's folder.", required=True, flag_values=_FLAGS)
 _TRAIN_HR = cli.define_paths(
-  "train_hr", "Folders and archives (zip, tar) of HR images, separated by commas."
+  "train_hr",
+  "Folders and archives (zip, tar) of HR images, separated by commas.",
+  flag_values=_FLAGS,
 )
 _TRAIN_LR = cli.define_paths(
-  "train_lr", "Likewise of their LR images; without: MATLAB's bicubic of the HR images."
+  "train_lr",
+  "Likewise of their LR images; without: MATLAB's bicubic of the HR images.",
+  flag_values=_FLAGS,
 )
-_VALIDATION_HR = cli.define_paths("validation_hr", "As --train_hr, for validation.")
-_VALIDATION_LR = cli.define_paths("validation_lr", "As --train_lr, for validation.")
-_SCALES = flags.DEFINE_list("scales", ["4"], "Scales to keep LR tiles for: 2, 3, 4, 8, 16.")
-_TILE = flags.DEFINE_integer("tile", 480, "Side of the HR tiles in pixels.")
-_OVERLAP = flags.DEFINE_integer("overlap", 0, "HR pixels that neighbouring tiles share at least.")
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 0, "Processes; 0: one a core.", lower_bound=0)
-_VERIFY = flags.DEFINE_bool("verify", False, "Compare the data set with its digests.")
+_VALIDATION_HR = cli.define_paths(
+  "validation_hr", "As --train_hr, for validation.", flag_values=_FLAGS
+)
+_VALIDATION_LR = cli.define_paths(
+  "validation_lr", "As --train_lr, for validation.", flag_values=_FLAGS
+)
+_SCALES = flags.DEFINE_list(
+  "scales", ["4"], "Scales to keep LR tiles for: 2, 3, 4, 8, 16.", flag_values=_FLAGS
+)
+_TILE = flags.DEFINE_integer("tile", 480, "Side of the HR tiles in pixels.", flag_values=_FLAGS)
+_OVERLAP = flags.DEFINE_integer(
+  "overlap", 0, "HR pixels that neighbouring tiles share at least.", flag_values=_FLAGS
+)
+_NUM_WORKERS = flags.DEFINE_integer(
+  "num_workers", 0, "Processes; 0: one a core.", lower_bound=0, flag_values=_FLAGS
+)
+_VERIFY = flags.DEFINE_bool(
+  "verify", False, "Compare the data set with its digests.", flag_values=_FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -61,4 +78,4 @@ def _whole_number(text: str) -> int:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  cli.run(main, _FLAGS)

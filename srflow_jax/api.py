@@ -110,7 +110,11 @@ class SuperResolution:
       prepared, seed, range(drawn), temperature, noise_variance=variance
     ):
       name = f"sample {index} at temperature {temperature_text(temperature)}"
-      samples[index, rows, columns] = _answer(tile, samples.dtype, name)
+      try:
+        samples[index, rows, columns] = _answer(tile, samples.dtype, name)
+      except InputError as error:
+        hint = "; a lower temperature may help" if draws_noise(temperature) else ""
+        raise InputError(f"{error}{hint}") from None
     if consistent:
       for sample in samples[:drawn]:
         sample[:] = make_consistent(sample, lr, self.scale)
@@ -248,5 +252,5 @@ def _as_floats(image: ImageLike, name: str) -> tuple[np.ndarray, np.dtype]:
 def _answer(pixels: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
   """The model's output as numbers of the kind that the input had."""
   if not np.isfinite(pixels).all():
-    raise InputError(f"{name} has values that are not finite; a lower temperature may help")
+    raise InputError(f"{name} has values that are not finite")
   return to_uint8(pixels) if dtype == np.uint8 else pixels

@@ -119,7 +119,8 @@ def enlarge_photographs(
       lines.append(line)
       finite &= is_finite
   if not finite:
-    lines.append("error: samples have values that are not finite; a lower temperature may help")
+    hint = "; a lower temperature may help" if several else ""
+    lines.append(f"error: samples have values that are not finite{hint}")
   return Outcome("\n".join(lines), finite)
 
 

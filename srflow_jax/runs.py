@@ -5,7 +5,7 @@ W/data.json       what its images were, told by names and sizes
 W/parameters.txt  a table of the model's parameters, to be read by people
 W/lock            held by the process that trains
 W/temperature.json the temperature that a search chose
-W/progress.json   the step of the latest checkpoint that was saved
+W/progress.json   the step of the latest checkpoint that was saved, and a word that marks the run
 W/checkpoints/    see `srflow_jax.checkpoints`
 """
 
@@ -14,6 +14,7 @@ import dataclasses
 import fcntl
 import os
 import pathlib
+import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -45,11 +46,12 @@ def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
     where = str(path.resolve())
   except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
     raise InputError(f"workdir {text!r}: {error}") from error
-  # TensorStore takes a backslash for a separator of folders, and paths must be UTF-8.
-  if "\\" in where or not where.isprintable():
+  # TensorStore takes a backslash for a separator of folders, and paths must be UTF-8. Orbax takes
+  # brackets for a pattern, and what ends in gs: for the name of a server.
+  if "\\" in where or not where.isprintable() or re.search(r"\[[^/]+\]|gs:(/|$)", where):
     raise InputError(
       f"workdir {where!r}: checkpoints cannot be kept where the path has a backslash, a control "
-      "character or bytes that are not UTF-8"
+      "character, bytes that are not UTF-8, a word in [brackets], or a folder that ends in gs:"
     )
   return path
 
@@ -257,18 +259,33 @@ def chosen_temperature(workdir: str | os.PathLike) -> ChosenTemperature | None:
   values = read_json(path)
   try:
     temperature = parse_temperature(values.pop("temperature"))
-    return ChosenTemperature(temperature, **{name: int(value) for name, value in values.items()})
+    if not all(type(value) is int and value >= 0 for value in values.values()):
+      raise ValueError
+    return ChosenTemperature(temperature, **values)
   except (InputError, KeyError, TypeError, ValueError, AttributeError):
     raise InputError(f"{path}: damaged, it notes no temperature; remove it") from None
 
 
-def note_saved(workdir: pathlib.Path, step: int) -> None:
-  """Notes that a checkpoint was saved, so that it is missed if all checkpoints vanish."""
-  write_json(workdir / "progress.json", {"saved_step": step})
+@dataclasses.dataclass(frozen=True)
+class Saved:
+  """What a run notes when a checkpoint was saved.
+
+  Attributes:
+    step: Of the latest one, which is missed if all vanish.
+    run: A random word, which its checkpoints have too; None of runs of an earlier version.
+  """
+
+  step: int
+  run: str | None = None
 
 
-def last_saved(workdir: pathlib.Path) -> int | None:
-  """The step of the latest checkpoint that was noted as saved, or None.
+def note_saved(workdir: pathlib.Path, saved: Saved) -> None:
+  """Notes that a checkpoint was saved."""
+  write_json(workdir / "progress.json", {"saved_step": saved.step, "run": saved.run})
+
+
+def last_saved(workdir: pathlib.Path) -> Saved | None:
+  """What `note_saved` noted last, or None.
 
   Raises:
     InputError: the note is damaged.
@@ -277,7 +294,9 @@ def last_saved(workdir: pathlib.Path) -> int | None:
   if not path.exists():
     return None
   values = read_json(path)
-  step = values.get("saved_step") if isinstance(values, dict) else None
-  if not isinstance(step, int):
-    raise InputError(f"{path}: damaged, it names no step")
-  return step
+  if not isinstance(values, dict):
+    raise InputError(f"{path}: damaged, it names no step; remove it")
+  step, run = values.get("saved_step"), values.get("run")
+  if type(step) is not int or step < 0 or not isinstance(run, str | None):
+    raise InputError(f"{path}: damaged, it names no step; remove it")
+  return Saved(step, run)

@@ -21,7 +21,7 @@ from srflow_jax import checkpoints
 from srflow_jax.checkpoints import models
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
-from srflow_jax.runs import lock_workdir, write_config
+from srflow_jax.runs import lock_workdir, workdir_path, write_config
 from srflow_jax.training import checkpoint
 from srflow_jax.training.step import TrainState, create_state
 
@@ -313,6 +313,34 @@ def test_damage_to_an_older_checkpoint_stops_nothing(name, two_checkpoints, tmp_
   with checkpoints.writer(workdir, keep=2) as writer:
     checkpoint.save(writer, state_of(13, size=1000))
   assert runs.saved_steps(workdir) == [12, 13]
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(two_checkpoints, tmp_path):
+  workdir, other = tmp_path / "W", tmp_path / "other"
+  shutil.copytree(two_checkpoints, workdir)
+  with checkpoints.writer(other, keep=1) as writer:
+    checkpoint.save(writer, state_of(12, size=1000))
+  shutil.rmtree(workdir / "checkpoints" / "12")
+  shutil.copytree(other / "checkpoints" / "12", workdir / "checkpoints" / "12")
+  wanted = like(state_of(8, size=1000))
+  state, errors, damaged = checkpoint.restore_latest(workdir, wanted, fresh)
+  assert int(state.step) == 8 and damaged == [12]
+  assert str(errors[0]) == f"checkpoint 12 in {workdir} is damaged (it is of another run)"
+  # Nobody can say of which run they are once the note is gone, or was not written yet.
+  (workdir / "progress.json").unlink()
+  assert int(restored(workdir, wanted).step) == 12
+  shutil.rmtree(workdir / "checkpoints" / "8")
+  with checkpoints.writer(workdir, keep=2) as writer:
+    checkpoint.save(writer, state_of(13, size=1000))
+  assert int(restored(workdir, wanted).step) == 13
+  assert checkpoints.contents(workdir, 12).run == checkpoints.contents(workdir, 13).run
+
+
+@pytest.mark.parametrize("name", ["a$b", "a{b}", "a#b", "a%b", "a^b", "a:b", "a b", "é", "[a", "*"])
+def test_folders_of_odd_names_hold_checkpoints(name, tmp_path):
+  with checkpoints.writer(workdir_path(tmp_path / name), keep=1) as writer:
+    checkpoint.save(writer, state_of(3))
+  assert_same(restored(tmp_path / name, like(state_of(3))), state_of(3))
 
 
 def test_a_copied_folder_is_not_a_newer_checkpoint(two_checkpoints, tmp_path):

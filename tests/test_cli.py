@@ -100,15 +100,25 @@ def test_compiled_programs_are_kept_in_the_user_s_cache(cache, monkeypatch, tmp_
   assert jax.config.jax_compilation_cache_dir == str(tmp_path / "srflow_jax")
 
 
-def test_a_command_may_be_loaded_twice_in_one_process(monkeypatch, capsys):
-  monkeypatch.setattr(sys, "argv", ["train.py", "--help"])
-  for _ in range(2):
-    runpy.run_path(str(runs.ROOT / "train.py"), run_name="__main__")
-  said = capsys.readouterr().out
-  assert said.startswith("Trains a model") and "--[no]allow_config_change" in said
-
-
 COMMANDS = ("train", "evaluate", "prepare_data", "import_weights", "export_weights")
+COMMANDS += ("enlarge", "ablate")
+
+
+def test_all_commands_may_be_loaded_twice_in_one_process(monkeypatch, capsys):
+  """As in a notebook's kernel."""
+  for name in COMMANDS * 2:
+    program = runs.ROOT / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [program.name, "--help"])
+    runpy.run_path(str(program), run_name="__main__")
+    first_line = program.read_text().split('"""')[1].split("\n")[0]
+    assert capsys.readouterr().out.startswith(first_line)
+
+
+def test_enlarge_expands_the_tilde(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  module = runpy.run_path(str(runs.ROOT / "enlarge.py"), run_name="command")
+  module["_FLAGS"](["enlarge.py", "--workdir=~/W", "--out=~/out"])
+  assert module["_WORKDIR"].value == f"{tmp_path}/W" and module["_OUT"].value == f"{tmp_path}/out"
 
 
 def test_commands_answer_signals_before_they_import_what_takes_long():

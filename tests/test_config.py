@@ -200,7 +200,7 @@ def test_the_number_of_steps_may_change_where_nothing_is_a_fraction_of_it(change
     assert "num_train_steps: 200000 → 400000 (learning rates" in differences[0]
 
 
-WORKDIRS = ["", "a\\b", "a\nb", "a\udcffb", "a\0b", "~nobody_of_this_name/x"]
+WORKDIRS = ["", "run[v2]/W", "gs:/W", "a\\b", "a\nb", "a\udcffb", "a\0b", "~nobody_of_this_name/x"]
 
 
 @pytest.mark.parametrize("name", WORKDIRS)

@@ -3,10 +3,8 @@
 Seeded, so that a failure comes again. Each case is tried in this process with a time limit.
 """
 
-import contextlib
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -21,24 +19,11 @@ from srflow_jax.data.whole_images import whole_images
 from srflow_jax.errors import InputError
 from test_data_archives import png, tarred, zipped
 from test_images import exif_of, gradient
+from time_limits import time_limit
 
 pytestmark = pytest.mark.slow
 
 SECONDS = 20  # a case takes milliseconds; this is a hang
-
-
-@contextlib.contextmanager
-def time_limit():
-  def hang(*_):
-    raise TimeoutError("a hang")
-
-  previous = signal.signal(signal.SIGALRM, hang)
-  signal.alarm(SECONDS)
-  try:
-    yield
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
 
 
 def tree(folder):
@@ -50,7 +35,7 @@ def outcome(function, path, counts):
   """Counts whether `function(path)` is clear or right; anything else fails the test."""
   before = tree(path.parent)
   try:
-    with time_limit():
+    with time_limit(SECONDS):
       function(path)
     counts["right"] += 1
   except InputError as error:

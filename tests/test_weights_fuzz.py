@@ -1,10 +1,8 @@
 """Random damage to files of weights: each is read, or refused with a line; none hangs."""
 
-import contextlib
 import json
 import pathlib
 import re
-import signal
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from srflow_jax.weights import files
 from srflow_jax.weights.checkpoint_file import read_checkpoint
 from test_weights import small_config, small_flow
 from test_weights_files import rrdb, rrdb_config, write_ncnn
+from time_limits import time_limit
 
 SECONDS = 20  # that a file may take; whole ones take less than one
 
@@ -21,22 +20,6 @@ SECONDS = 20  # that a file may take; whole ones take less than one
 VALUES = [None, True, False, -1, 0, 1, 3, 2**31, 2**63, 10**30, 1.5, float("nan"), float("inf")]
 VALUES += ["", "4", "last_block", [], [[]], {}, {"a": {}}, [0] * 50, "x" * 1000]
 WORDS = ["", "-1", "0", "x", "1.5", "99999999999", "9" * 5000, "=", "0=", "0=-1", "Split", "\xff"]
-
-
-@contextlib.contextmanager
-def time_limit(seconds: int):
-  """Raises `TimeoutError` inside the block after so many seconds."""
-
-  def stop(*_):
-    raise TimeoutError(f"took more than {seconds} s")
-
-  before = signal.signal(signal.SIGALRM, stop)
-  signal.alarm(seconds)
-  try:
-    yield
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def flipped(data: bytes, rng: np.random.Generator) -> bytes:

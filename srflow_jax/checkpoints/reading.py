@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json
+from srflow_jax.runs import last_saved
 
 TREES = ("params", "ema", "rest")
 CONTENTS = "contents"
@@ -33,10 +34,12 @@ class Contents:
   Attributes:
     sha256: of each tree, by name; None in a checkpoint of an earlier version.
     validation_loss: not a number if it was not computed.
+    run: the word of the run that it is of (`runs.Saved`); None in one of an earlier version.
   """
 
   sha256: Mapping[str, str] | None
   validation_loss: float
+  run: str | None = None
 
 
 def folder_of(workdir: pathlib.Path) -> pathlib.Path:
@@ -89,9 +92,13 @@ def contents(workdir: pathlib.Path, step: int) -> Contents:
   """
   folder = folder_of(workdir) / str(step)
   metrics = folder / "metrics" / "metrics"
+  saved = last_saved(workdir)  # if that is damaged, the checkpoint is not
   try:
     if (folder / CONTENTS).exists() or not metrics.exists():
-      return _contents(folder / CONTENTS / CONTENTS_FILE, step)
+      about = _contents(folder / CONTENTS / CONTENTS_FILE, step)
+      if saved and saved.run and about.run and saved.run != about.run:
+        raise InputError("it is of another run")
+      return about
     about = read_json(metrics)
     if not isinstance(about, dict) or not isinstance(about.get("validation_loss"), int | float):
       raise InputError(f"{metrics} has no validation loss")
@@ -102,14 +109,16 @@ def contents(workdir: pathlib.Path, step: int) -> Contents:
 
 def _contents(path: pathlib.Path, step: int) -> Contents:
   about = read_json(path)
-  if not isinstance(about, dict) or set(about) != {"step", "validation_loss", "sha256"}:
+  if not isinstance(about, dict) or set(about) - {"run"} != {"step", "validation_loss", "sha256"}:
     raise InputError(f"{path} is not what was written")
   if about["step"] != step:
     raise InputError(f"it is of step {about['step']}")
-  digests, loss = about["sha256"], about["validation_loss"]
+  digests, loss, run = about["sha256"], about["validation_loss"], about.get("run")
   if not isinstance(digests, dict) or not isinstance(loss, int | float | None):
     raise InputError(f"{path} has no digests or no validation loss")
-  return Contents(digests, math.nan if loss is None else float(loss))
+  if not isinstance(run, str | None):
+    raise InputError(f"{path} does not name its run")
+  return Contents(digests, math.nan if loss is None else float(loss), run)
 
 
 def _damaged(workdir: pathlib.Path, step: int, error: Exception) -> DamagedError:

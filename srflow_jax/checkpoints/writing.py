@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,15 @@ from srflow_jax.checkpoints.reading import (
   CONTENTS,
   CONTENTS_FILE,
   TREES,
+  DamagedError,
+  contents,
   digest,
   folder_of,
   saved_steps,
   validation_loss,
 )
 from srflow_jax.errors import InputError
-from srflow_jax.runs import note_saved
+from srflow_jax.runs import Saved, last_saved, note_saved
 
 
 class Writer:
@@ -32,6 +35,7 @@ class Writer:
   def __init__(self, workdir: pathlib.Path, keep: int, keep_best: int) -> None:
     self._workdir = workdir
     self._losses = {step: validation_loss(workdir, step) for step in saved_steps(workdir)}
+    self._run = _word_of_run(workdir)
     self._saving: int | None = None  # the step that is not yet noted as saved
     handlers = {name: ocp.StandardCheckpointHandler() for name in TREES}
     handlers[CONTENTS] = ocp.JsonCheckpointHandler(CONTENTS_FILE)
@@ -60,6 +64,7 @@ class Writer:
       "step": step,
       "validation_loss": loss,
       "sha256": {name: digest(tree) for name, tree in trees.items()},
+      "run": self._run,
     }
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     items[CONTENTS] = ocp.args.JsonSave(about)
@@ -85,7 +90,7 @@ class Writer:
     with self._failures_named():
       self._manager.wait_until_finished()
     if self._saving is not None and jax.process_index() == 0:
-      note_saved(self._workdir, self._saving)
+      note_saved(self._workdir, Saved(self._saving, self._run))
     self._saving = None
 
   def close(self) -> None:
@@ -116,6 +121,18 @@ class Writer:
       steps = saved_steps(self._workdir)
       good = f"the last good one is of step {steps[-1]}" if steps else "there is none yet"
       raise InputError(f"cannot save to {self._manager.directory}: {reason}; {good}") from error
+
+
+def _word_of_run(workdir: pathlib.Path) -> str:
+  """The word that marks a run's checkpoints: the one that it has, or a new one."""
+  saved = last_saved(workdir)
+  if saved and saved.run:
+    return saved.run
+  for step in saved_steps(workdir)[::-1]:  # a process was killed before it noted its first one
+    with contextlib.suppress(DamagedError):
+      if run := contents(workdir, step).run:
+        return run
+  return secrets.token_hex(8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from srflow_jax.errors import InputError
+from srflow_jax.files import read_json
 from srflow_jax.runs import lock_workdir
 
 _MANIFEST = "files.json"
@@ -84,10 +85,14 @@ def begin(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
 def _noted(manifest: pathlib.Path) -> list[pathlib.PurePath]:
   if not manifest.exists():
     return []
-  try:
-    files = [pathlib.PurePath(name) for name in json.loads(manifest.read_text())]
-  except (ValueError, TypeError):
-    raise InputError(f"{manifest}: not a list of files; remove it") from None
+  names = read_json(manifest)
+  if not isinstance(names, list) or not all(
+    isinstance(name, str) and "\0" not in name for name in names
+  ):
+    raise InputError(f"{manifest}: not a list of files; remove it")
+  files = [pathlib.PurePath(name) for name in names]
+  if pathlib.PurePath("lock") in files:
+    raise InputError(f"{manifest}: lock is not an evaluation's to remove; remove the list")
   if outside := [file for file in files if file.is_absolute() or ".." in file.parts]:
     raise InputError(f"{manifest}: {outside[0]} lies outside of the folder; remove the list")
   return files

@@ -38,7 +38,7 @@ class Progress:
       for line in lines[1:]:
         try:
           row = _read(Row, json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
           continue  # the line that was being written, or a damaged one: it is measured again
         self._rows[row.image, row.system] = row
     # Written anew, so that a broken last line is not continued.

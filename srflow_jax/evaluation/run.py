@@ -109,8 +109,9 @@ def evaluate_workdirs(
   entries, models = [Entry(Bicubic.name, Bicubic(scale), Recipe(settings.temperature))], {}
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
-    noise = run.config.data.noise
-    noise_variance = removable_variance(noise, workdir) if settings.denoise else None
+    noise_variance = (
+      removable_variance(run.config.data.noise, workdir) if settings.denoise else None
+    )
     system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
     for temperature in by_run[workdir] if system.stochastic else ():
       check_temperature(temperature, run.model.num_latents)

@@ -99,9 +99,9 @@ def restore_latest(
     return state, errors, damaged
   if errors:
     raise InputError(f"{errors[0]}, and there is no other that is whole: nothing to go on from")
-  if (step := last_saved(workdir)) is not None:
+  if (saved := last_saved(workdir)) is not None:
     raise InputError(
-      f"the checkpoints of {workdir} are gone: one of step {step} had been saved. Put them "
+      f"the checkpoints of {workdir} are gone: one of step {saved.step} had been saved. Put them "
       "back, or start anew in another workdir"
     )
   return None, [], []
