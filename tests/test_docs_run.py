@@ -156,15 +156,15 @@ def test_commands_of_a_page_do_what_they_say(page, things, tmp_path):
     text = " ".join(command)
     if any(word in text for word in ELSEWHERE):
       continue
+    is_made = command[1] in ("train.py", "import_weights.py")
+    for workdir in value_of("--workdir", command) * is_made:
+      shutil.rmtree(tmp_path / workdir, ignore_errors=True)  # another line of the page made it
     if command[1] == "train.py":
-      for workdir in value_of("--workdir", command):
-        shutil.rmtree(tmp_path / workdir, ignore_errors=True)  # the next line of the page
       if (found := value_of("--config.data.train_dir", command)) and not (
         tmp_path / found[0]
       ).exists():
         shutil.copytree(tmp_path / "PHOTOS", tmp_path / found[0])
     for workdir in value_of("--workdir", command):
-      is_made = command[1] in ("train.py", "import_weights.py")
       if workdir.startswith("runs/") and not is_made and not (tmp_path / workdir).exists():
         typed(shortened([*small, f"--workdir={workdir}"]), tmp_path)
     typed(shortened(command), tmp_path)

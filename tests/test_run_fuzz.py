@@ -6,6 +6,7 @@ Seeded, so that a failure comes again. All is tried in this process, by those wh
 import copy
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -127,7 +128,7 @@ def workdir(tmp_path_factory):
   note_saved(folder, Saved(3, "a word"))
   write_temperature(folder, ChosenTemperature((0.8, 0.9), 3, 4, 5))
   with checkpoints.writer(folder, keep=1) as writer:
-    writer.save(3, {"params": {"a": np.ones(2, np.float32)}})
+    writer.save(3, {"params": {"a": jnp.ones(2, jnp.float32)}})
   output = folder / "evaluation"
   output.mkdir()
   evaluation_folder.begin(output, [output.relative_to(output) / "samples" / "a.png"])
