@@ -30,7 +30,7 @@ Wanted = tuple[str, int]  # a method, and how many samples it is of: 1 if it is 
 MAX_PROGRAMS = 24
 
 # A program for one size and a few samples runs too short to repay the compiler's best: x4_small's
-# take it a third less time so, and run as fast (docs/speed.md).
+# take it a third less time so, and run as fast (docs/speed.md has the figures).
 # Whoever sets the level in XLA_FLAGS has that one.
 _LEVEL = "xla_backend_optimization_level"
 
