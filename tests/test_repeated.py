@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import random_images, random_params, small_model
+from srflow_jax.model.features import Given
 from srflow_jax.model.flow import Stage, Step
+from srflow_jax.model.residual_encoders import RRDB
 from srflow_jax.ops.repeated import repeated
 
 
@@ -57,3 +59,14 @@ def test_a_stage_is_its_steps_one_after_the_other():
         for f in (scanned, looped)
       ]
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *results)
+
+
+def test_of_an_encoder_s_blocks_only_the_tapped_outputs_are_kept():
+  num_blocks, taps, width = 7, (1, 4), 8
+  sizes = {"width": width, "growth": 4, "num_blocks": num_blocks, "taps": taps}
+  encoder = RRDB(scale=4, global_skip="last_block", **sizes)
+  given = Given(jnp.zeros((1, 5, 6, 3)))
+  params = jax.eval_shape(lambda: encoder.init(jax.random.key(0), given, method="trunk"))
+  trunk = jax.make_jaxpr(lambda params: encoder.apply(params, given, method="trunk"))(params)
+  for kept, is_there in ((num_blocks, False), (len(taps) + 1, True)):  # one slot is for the others
+    assert (f"[{kept},1,5,6,{width}]" in str(trunk)) == is_there, kept
