@@ -14,7 +14,7 @@ from srflow_jax.api import check_sampling
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, sheets
 from srflow_jax.evaluation.drawing import OUTSIDE
-from srflow_jax.evaluation.execution import Outcome
+from srflow_jax.evaluation.outcome import Outcome
 from srflow_jax.evaluation.report import printable
 from srflow_jax.images import write_png
 from srflow_jax.listing import check_name

@@ -25,6 +25,7 @@ from srflow_jax.evaluation.evaluator import (
 from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.lpips import MIN_SIZE
+from srflow_jax.evaluation.outcome import Outcome
 from srflow_jax.evaluation.page import html_page
 from srflow_jax.evaluation.progress import Progress, fingerprint
 from srflow_jax.evaluation.recipes import Recipe
@@ -45,19 +46,6 @@ class Entry:
   name: str
   system: System
   recipe: Recipe
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-  """How an evaluation ended.
-
-  Attributes:
-    text: What to tell the user. Where samples are not finite the last line names them.
-    finite: Whether all samples are finite.
-  """
-
-  text: str
-  finite: bool
 
 
 def evaluate_entries(

@@ -14,8 +14,9 @@ from srflow_jax.checkpoints import Run
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import lpips_vgg, report
 from srflow_jax.evaluation.evaluator import Settings
-from srflow_jax.evaluation.execution import Entry, Outcome, evaluate_entries
+from srflow_jax.evaluation.execution import Entry, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
+from srflow_jax.evaluation.outcome import Outcome
 from srflow_jax.evaluation.recipes import Recipe, recipes_of
 from srflow_jax.evaluation.search import search_temperatures
 from srflow_jax.evaluation.systems import Bicubic, Trained

@@ -18,10 +18,10 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation import folder, metrics
 from srflow_jax.evaluation.drawing import draw
 from srflow_jax.evaluation.evaluator import Settings, request_of
-from srflow_jax.evaluation.execution import Outcome
 from srflow_jax.evaluation.frontier import Point, best, frontier, hypervolume
 from srflow_jax.evaluation.inputs import find_images
 from srflow_jax.evaluation.lpips import MIN_SIZE
+from srflow_jax.evaluation.outcome import Outcome
 from srflow_jax.evaluation.plots import draw_plot
 from srflow_jax.evaluation.recipes import Recipe
 from srflow_jax.evaluation.report import markdown_table, printable

@@ -10,7 +10,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from srflow_jax.data.folders import photographs
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
@@ -228,6 +227,9 @@ def _enlargement_psnr(
   encoder = found["encoder"] | {"global_skip": skip}
   model = build_model(found | {"encoder": encoder, "stages": ()})
   params = from_state_dict(model, tensors, names)
+  # Not above: it takes a second to import, and few files are of this kind.
+  from srflow_jax.data.folders import photographs
+
   image = read_image(photographs("", "train")[0][1])
   top, left = ((side - _PHOTOGRAPH_SIZE) // 2 for side in image.shape[:2])
   hr = image[top : top + _PHOTOGRAPH_SIZE, left : left + _PHOTOGRAPH_SIZE]
