@@ -154,8 +154,8 @@ def _temperatures() -> list[Temperature] | None:
     return [] if is_given else None
   try:
     return [parse_temperature(text) for text in _TEMPERATURES.value]
-  except InputError:
-    raise InputError(f"--temperatures={','.join(_TEMPERATURES.value)}: not numbers") from None
+  except InputError as error:
+    raise InputError(f"--temperatures={','.join(_TEMPERATURES.value)}: {error}") from None
 
 
 def _step() -> int | Literal["best"] | None:

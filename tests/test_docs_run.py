@@ -25,13 +25,13 @@ pytestmark = pytest.mark.slow
 ELSEWHERE = {
   "...": "an ellipsis stands for the rest of the command",
   ".pth": "published weights cannot be had: tests/test_weights_files.py makes such files",
-  "net.param": "tests/test_weights_ncnn.py makes such files",
-  "x4.param": "the files of a package of 83 MB; weights/README.md has its digest",
+  "net.param": "tests/test_weights_files.py makes such files",
+  "x4.param": "a file of a package of 83 MB; weights/README.md has its digest",
   "realesrgan": "tests/test_weights_real.py, where the package is installed",
   "ablate.py": "tests/test_studies.py",
   "pytest": "tests/test_studies_slurm.py",
   "benchmarks.accelerator": "tests/test_accelerator_command.py",
-  "--baseline": "the baseline is a script in PyTorch; the README of benchmarks has its figures",
+  "--baseline": "the baseline is a script in PyTorch; docs/speed.md has its figures",
   "weights/x4": "would write the repository's own weights anew; runs/da is exported here",
 }
 
@@ -128,7 +128,7 @@ def shortened(command: list[str]) -> list[str]:
     if not any("train_dir" in word for word in command) and "demo" not in config:
       command.append("--config.data.train_dir=PHOTOS")
   elif command[1] == "evaluate.py":
-    command = [w for w in command if not w.startswith(("--num_samples", "--workdir=runs/ideas_da"))]
+    command = [word for word in command if not word.startswith("--num_samples")]
     command.append(f"--num_samples={3 if '--estimates' in command else 2}")
     if not any("_dir" in word and "output" not in word for word in command):
       command.append("--hr_dir=HR")

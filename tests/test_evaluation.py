@@ -430,7 +430,10 @@ def test_systems_of_one_name_are_refused(workdir, hr_dir):
     (["--workdir=missing"], "no such workdir: missing"),
     (["--workdir=missing", "--num_samples=0"], "num_samples is 0: it must be at least 1"),
     (["--workdir=missing", "--max_memory_gb=-1"], "no such workdir: missing"),
-    (["--workdir=missing", "--temperatures=0,x"], "--temperatures=0,x: not numbers"),
+    (
+      ["--workdir=missing", "--temperatures=0,x"],
+      "--temperatures=0,x: temperature 'x' is no number, nor one for each level such as 0.8/0.9",
+    ),
     (
       ["--workdir=missing", "--checkpoint=1e3"],
       "--checkpoint=1e3: neither latest nor best nor a step",

@@ -234,7 +234,8 @@ def test_samples_do_not_depend_on_how_they_are_batched(small):
   assert samples.shape == (3, 2, 16, 16, 3)
   context = call("condition", lr)
   for i in range(3):
-    one = call("sample_from_context", key, context, 0.8, 1, jnp.int32(i))
+    latents = call("latents_of_samples", key, context, 0.8, 1, jnp.int32(i))
+    one = call("decode_samples", latents, context, 1)
     np.testing.assert_allclose(samples[i], one[0], atol=1e-5)
   assert np.abs(samples[0] - samples[1]).max() > 1e-3  # samples differ
   zero = call("sample", key, lr, 0.0, 2)
@@ -260,7 +261,7 @@ def test_samples_follow_the_density(small):
   model, call = small
   _, lr = random_images(model, (8, 8), batch=2, dtype=np.float32)
   context = call("condition", lr)
-  hr = call("sample_from_context", jax.random.key(0), context, 1.0, 1)[0]
+  hr = call("sample", jax.random.key(0), lr, 1.0)[0]
   latents = call("density_parts", hr, context).latents
   values = np.concatenate([z.ravel() for z in latents])
   assert abs(values.mean()) < 5 / values.size**0.5 and abs(values.std() - 1) < 5 / values.size**0.5

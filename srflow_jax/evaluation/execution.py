@@ -104,6 +104,7 @@ def evaluate_entries(
     ) as bar:
       evaluation = _Evaluation(entries, output, settings, progress, bar, compiled)
       left = [image for image in _by_size(images) if not evaluation.is_done(image)]
+      bar.update(bar.total - sum(_num_pixels(image, entries, settings) for image in left))
       for image in planned_ahead(left, evaluation.plan):
         with out_of_memory_named():
           evaluation.of_image(image)
@@ -207,12 +208,10 @@ class _Evaluation:
   compiled: dict[tuple[int, int], float]
 
   def is_done(self, image: EvalImage) -> bool:
-    """Whether there is nothing left to do of an image, which is then counted."""
-    done = (self.output / _sheet_path(image)).exists() and all(
+    """Whether there is nothing left to do of an image."""
+    return (self.output / _sheet_path(image)).exists() and all(
       self.progress.get(image.name, entry.name) for entry in self.entries
     )
-    self.bar.update(_num_pixels(image, self.entries, self.settings) * done)
-    return done
 
   def plan(self, image: EvalImage) -> None:
     """Compiles for an image."""

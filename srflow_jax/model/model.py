@@ -158,7 +158,7 @@ class Model(nn.Module, kw_only=True):
     """What training minimises, `[B]`."""
     raise NotImplementedError
 
-  def sample_from_context(
+  def latents_of_samples(
     self,
     key: Array,
     context: Context,
@@ -166,8 +166,8 @@ class Model(nn.Module, kw_only=True):
     num_samples: int,
     first: int | Array = 0,
     origin: Origin = (0, 0),
-  ) -> Array:
-    """Draws samples number `first` to `first + num_samples` of a key.
+  ) -> Latents:
+    """Draws the latents of samples number `first` to `first + num_samples` of a key.
 
     Sample i depends on the key and on i alone, so any split of the samples into calls gives the
     same images.
@@ -182,26 +182,13 @@ class Model(nn.Module, kw_only=True):
         of `lr_multiple`. The tile's noise is the whole image's there.
 
     Returns:
-      Images `[num_samples, B, H, W, 3]`, not clipped.
+      `[num_samples, B, h, w, C]` each, finest first.
     """
-    latents = self.latents_of_samples(key, context, temperature, num_samples, first, origin)
-    return self.decode_samples(latents, context, num_samples)
-
-  def latents_of_samples(
-    self,
-    key: Array,
-    context: Context,
-    temperature: float | Array,
-    num_samples: int,
-    first: int | Array = 0,
-    origin: Origin = (0, 0),
-  ) -> Latents:
-    """Draws what `sample_from_context` decodes: `[num_samples, B, h, w, C]` each, finest first."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(num_samples))
     return jax.vmap(lambda k: self.latents_at(k, context, temperature, origin))(keys)
 
   def decode_samples(self, latents: Latents, context: Context, num_samples: int) -> Array:
-    """Maps latents of several samples to images, `[num_samples, B, H, W, 3]`."""
+    """Maps latents of several samples to images `[num_samples, B, H, W, 3]`, not clipped."""
     # The context is not mapped over: it is neither recomputed nor copied.
     decode = nn.vmap(
       lambda model, z: model.inverse_and_log_det(z, context)[0],
@@ -215,7 +202,9 @@ class Model(nn.Module, kw_only=True):
     self, key: Array, given: Given, temperature: float | Array, num_samples: int = 1
   ) -> Array:
     """Draws `[num_samples, B, H, W, 3]` images; the context is computed once."""
-    return self.sample_from_context(key, self.condition(given), temperature, num_samples)
+    context = self.condition(given)
+    latents = self.latents_of_samples(key, context, temperature, num_samples)
+    return self.decode_samples(latents, context, num_samples)
 
   def super_resolve(self, given: Given) -> Array:
     """The encoder's own deterministic super-resolution, `[B, H, W, 3]`, not clipped."""
