@@ -34,11 +34,12 @@ def library_conv(x, kernel, padding):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("size", [(3, 3), (2, 2), (1, 1)])
-def test_gradients_are_the_library_s(size, padding):
+@pytest.mark.parametrize("channels", [(4, 6), (6, 4)])
+def test_gradients_are_the_library_s(channels, size, padding):
   with jax.enable_x64(True):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((2, 7, 5, 4)))
-    kernel = jnp.asarray(rng.standard_normal((*size, 4, 6)))
+    x = jnp.asarray(rng.standard_normal((2, 7, 5, channels[0])))
+    kernel = jnp.asarray(rng.standard_normal((*size, *channels)))
     y, plain = jax.vjp(lambda *args: library_conv(*args, padding), x, kernel)
     grad = jnp.asarray(rng.standard_normal(y.shape))
     np.testing.assert_array_equal(conv(x, kernel, padding), y)

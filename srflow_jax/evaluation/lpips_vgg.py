@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srflow_jax.compiling import compiler_options
 from srflow_jax.errors import InputError
 
 SCRATCH = 1500  # bytes a pixel: VGG16's first layers have 64 channels at full size
@@ -51,7 +52,7 @@ def load() -> Callable[[np.ndarray, np.ndarray], Any]:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise InputError(f"LPIPS-VGG: lpips-j cannot get its weights: {reason}") from error
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=compiler_options())
   def distance(sample: jax.Array, reference: jax.Array) -> jax.Array:
     x, y = (image[None].astype(jnp.float32) / 127.5 - 1 for image in (sample, reference))
     with jax.default_matmul_precision("highest"):

@@ -7,7 +7,6 @@ are kept; of every program it is remembered how many bytes it takes.
 import contextlib
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -16,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srflow_jax.compiling import compiler_options
 from srflow_jax.errors import InputError
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.denoising import denoised
-from srflow_jax.sampling.machine import num_processors, on_cpu
+from srflow_jax.sampling.machine import num_processors
 
 Size = tuple[int, int]  # height and width in LR pixels
 Wanted = tuple[str, int]  # a method, and how many samples it is of: 1 if it is not of samples
@@ -31,8 +31,7 @@ MAX_PROGRAMS = 24
 
 # A program for one size and a few samples runs too short to repay the compiler's best: x4_small's
 # take it a third less time so, and run as fast (docs/speed.md has the figures).
-# Whoever sets the level in XLA_FLAGS has that one.
-_LEVEL = "xla_backend_optimization_level"
+_LEVEL = 1
 
 
 def largest_inverse_factor(sown: Any) -> float:
@@ -93,9 +92,8 @@ class Programs:
     return jax.jit(function).trace(self._variables, *arguments)
 
   def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
-    quick = on_cpu() and _LEVEL not in os.environ.get("XLA_FLAGS", "")
     lowered = self.trace(method, size, batch).lower()
-    program = lowered.compile(compiler_options={_LEVEL: "1"} if quick else None)
+    program = lowered.compile(compiler_options=compiler_options(_LEVEL))
     analysis = program.memory_analysis()
     assert analysis is not None  # all of JAX's compilers have one
     taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes

@@ -8,6 +8,7 @@ In bits: the nll of the middle of an image rises where the LR image is hidden fr
 a radius. The radius at which 95 % of what LR tells is reached says how far the model really looks.
 """
 
+import functools
 import math
 import pathlib
 from typing import Any
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srflow_jax.checkpoints import Run, load_run
+from srflow_jax.compiling import compiler_options
 from srflow_jax.config import Config
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.inputs import find_images
@@ -104,7 +106,11 @@ def rises(run: Run, lr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
   lr = lr[top : top + side, left : left + side]
   hr = hr[top * model.scale :, left * model.scale :][: side * model.scale, : side * model.scale]
   radii = [radius for radius in RADII if radius < margin]
-  density = jax.jit(lambda lr, hr: target_bits(model, run.params, lr, hr, margin, target))
+
+  @functools.partial(jax.jit, compiler_options=compiler_options())
+  def density(lr: Any, hr: Any) -> Any:
+    return target_bits(model, run.params, lr, hr, margin, target)
+
   whole = float(density(lr[None], hr[None])[0])
   found = {}
   for name in HIDDEN:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from srflow_jax.compiling import compiler_options
 from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
@@ -188,4 +189,4 @@ def make_train_step(
 ) -> Callable[..., Any]:
   """`train_step(state, batch)`, compiled; it consumes the state that it is given."""
   step = functools.partial(train_step, model=model, config=read_config(config), parts=parts)
-  return jax.jit(step, donate_argnums=0)
+  return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())

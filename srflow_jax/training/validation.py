@@ -3,6 +3,7 @@
 The scores are the evaluator's, under their names in an evaluation's `summary.json`.
 """
 
+import functools
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from srflow_jax.compiling import compiler_options
 from srflow_jax.config import Config
 from srflow_jax.evaluation import Settings, Trained, evaluate_image
 from srflow_jax.evaluation.evaluator import request_of
@@ -61,7 +63,7 @@ class Validation:
     # Patches are small, and no budget may stop a run here.
     self._sampler.budget.use(lr.shape[:2], request, Plan(cut(lr.shape[:2], (1, 1), 0)))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def mean_loss(params: Any, batch: Batch) -> Array:
       losses: Any = model.apply({"params": params}, *to_images(batch), method="loss")
       return jnp.mean(losses)
