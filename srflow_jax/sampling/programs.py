@@ -89,11 +89,11 @@ class Programs:
   def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
     """A method traced for a size and, if it is of samples, a number of them: to be compiled."""
     function, arguments = getattr(self, f"_{method}")(size, batch)
-    return jax.jit(function).trace(self._variables, *arguments)
+    jitted = jax.jit(function, compiler_options=compiler_options(_LEVEL))
+    return jitted.trace(self._variables, *arguments)
 
   def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
-    lowered = self.trace(method, size, batch).lower()
-    program = lowered.compile(compiler_options=compiler_options(_LEVEL))
+    program = self.trace(method, size, batch).lower().compile()
     analysis = program.memory_analysis()
     assert analysis is not None  # all of JAX's compilers have one
     taken = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
