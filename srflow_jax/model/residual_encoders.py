@@ -1,5 +1,6 @@
 """Encoders of residual blocks at LR resolution, which are super-resolvers of their own."""
 
+import itertools
 import math
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from srflow_jax.model.bijectors import unsqueeze
 from srflow_jax.model.encoders import Encoder, Trunk, he_conv, leaky_relu
 from srflow_jax.model.features import Given
 from srflow_jax.model.kinds import kind
-from srflow_jax.ops.convolutions import upsample_nearest
+from srflow_jax.ops.convolutions import conv, upsample_nearest
 from srflow_jax.ops.repeated import repeated
 
 Array = jax.Array
@@ -57,10 +58,34 @@ class DenseBlock(nn.Module):
 
   def __call__(self, x: Array) -> Array:
     """Maps `[B, h, w, width]` to the same shape."""
+    return x + 0.2 * (self._by_maps(x) if jax.default_backend() == "cpu" else self._by_layers(x))
+
+  def _by_layers(self, x: Array) -> Array:
     maps = x
     for layer in self.convs[:-1]:
       maps = jnp.concatenate([maps, leaky_relu(layer(maps))], -1)
-    return x + 0.2 * self.convs[-1](maps)
+    return self.convs[-1](maps)
+
+  def _by_maps(self, x: Array) -> Array:
+    """The same up to round-off: each map is convolved once, for all the layers that see it.
+
+    A CPU spends a good part of a convolution's time on gathering what the kernel sees, and that is
+    a fifth of it in fewer, wider convolutions.
+    """
+    sizes = [self.width] + [self.growth] * 4  # of x and of the maps
+    starts = list(itertools.accumulate(sizes, initial=0))
+    kernels, biases = zip(
+      *(layer.weights(start) for layer, start in zip(self.convs, starts[1:], strict=True)),
+      strict=True,
+    )
+    new = x
+    sums = jnp.concatenate(biases).astype(x.dtype)  # of the layers still to come
+    for i, (start, size) in enumerate(zip(starts[:-1], sizes, strict=True)):
+      kernel = jnp.concatenate([k[:, :, start : start + size] for k in kernels[i:]], -1)
+      sums = sums + conv(new, kernel)
+      if i < 4:
+        new, sums = leaky_relu(sums[..., : self.growth]), sums[..., self.growth :]
+    return sums
 
 
 class RRDBBlock(nn.Module):

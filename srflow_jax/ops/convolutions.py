@@ -60,13 +60,18 @@ class Conv(nn.Module):
   use_bias: bool = True
 
   @nn.compact
+  def weights(self, channels: int) -> tuple[Array, Array | float]:
+    """The kernel `[size, size, channels, features]` and the bias `[features]`, 0 without one."""
+    kernel = self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features))
+    if not self.use_bias:
+      return kernel, 0.0
+    return kernel, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+
   def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W {self.features}"]:
     """Applies the layer."""
-    shape = (self.size, self.size, x.shape[-1], self.features)
-    y = conv(x, self.param("kernel", self.kernel_init, shape))
-    if self.use_bias:
-      y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
-    return y
+    kernel, bias = self.weights(x.shape[-1])
+    y = conv(x, kernel)
+    return y + jnp.asarray(bias, y.dtype) if self.use_bias else y
 
 
 @jax.custom_vjp

@@ -243,8 +243,8 @@ def num_bytes(tree: Any) -> int:
 def samples_of_program(batch: int) -> int:
   """How many of the samples that are drawn at a time one program draws.
 
-  On an accelerator one program draws all of them, which fills it. On a CPU it draws one, so that one
-  program serves any number of samples, and each has a thread of its own, so that what one core does
-  alone for one of them keeps no other core waiting.
+  On an accelerator one program draws all of them, which fills it. On a CPU it draws one, so that
+  one program serves any number of samples, and each has a thread of its own, so that what one core
+  does alone for one of them keeps no other core waiting.
   """
   return 1 if on_cpu() else batch
