@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srflow_jax.model.residual_encoders import DenseBlock
 from srflow_jax.ops.convolutions import (
   conv,
   conv_upsampled,
@@ -73,3 +74,14 @@ def test_initial_kernels_have_their_spread():
   kernel = normal_init(0.05)(jax.random.key(0), (3, 3, 64, 64))
   np.testing.assert_allclose(np.std(kernel), 0.05, rtol=0.02)
   np.testing.assert_allclose(np.mean(kernel), 0, atol=0.001)
+
+
+def test_a_dense_block_by_maps_is_the_one_by_layers(monkeypatch):
+  with jax.enable_x64(True):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5, 8)))
+    block = DenseBlock(8, 4)
+    variables = block.init(jax.random.key(0), x)
+    variables = jax.tree.map(lambda leaf: leaf.astype(float) + 0.1, variables)
+    by_maps = block.apply(variables, x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(block.apply(variables, x), by_maps, rtol=1e-12)
