@@ -101,6 +101,12 @@ def get_config() -> ml_collections.ConfigDict:
   # model.encoder.
   optim.encoder_init = ""
   optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
+  # What the flow starts from, of whatever has a name and shape of this flow's arrays (the rest is
+  # drawn, and the run says what): "" (nothing), a workdir, a file or a name as for the encoder.
+  optim.flow_init = ""
+  # A regular expression: only those of the flow's parameters are trained in whose name, as it
+  # stands in parameters.txt, it is found. "": all. "/prior/": what latents are drawn from, alone.
+  optim.flow_trained = ""
   optim.encoder_rate_factor = 1.0  # the encoder's learning rate over that of the rest
   # After so many non-finite steps in a row the run goes back to its latest checkpoint ...
   optim.max_skipped_steps = 20

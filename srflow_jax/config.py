@@ -8,6 +8,7 @@ refuses it names in one line.
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,15 @@ def _paths(value: Any, where: str) -> str:
   if not isinstance(value, str):
     raise InputError(f"{where} is {value!r}: it must be a text")
   return os.pathsep.join(map(os.path.expanduser, value.split(os.pathsep)))
+
+
+def _expression(value: Any, where: str) -> str:
+  """A regular expression."""
+  try:
+    re.compile(value)
+  except (TypeError, re.error) as error:
+    raise InputError(f"{where} is {value!r}: no regular expression: {error}") from error
+  return value
 
 
 def _optimizer(values: Any, where: str) -> dict[str, Any]:
@@ -94,8 +104,10 @@ class Optim:
   encoder_rate_factor: float = limited(at_least=_TINY, at_most=1e6)
   max_skipped_steps: int = _steps()
   rollback_rate_factor: float = limited(above=0.0, below=1.0)
-  # Workdirs of before have no such field.
+  # Workdirs of before have no such fields.
   optimizer: dict[str, Any] = read_by(_optimizer, None)
+  flow_init: str = read_by(_paths, "")
+  flow_trained: str = read_by(_expression, "")
 
   def __post_init__(self) -> None:
     if self.optimizer is None:

@@ -16,8 +16,8 @@ from srflow_jax.model.building import build_model
 from srflow_jax.runs import write_config
 from srflow_jax.weights import files, named, own_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
-from srflow_jax.weights.encoders import starting_encoder
 from srflow_jax.weights.loading import load_model
+from srflow_jax.weights.starting import starting_params
 from srflow_jax.weights.transfer import export_weights, import_weights
 from test_weights_files import assert_equal_trees
 
@@ -83,7 +83,7 @@ def test_a_name_stands_for_a_run(alone, params, tmp_path, monkeypatch):
   config.optim.encoder_init = "flow"
   monkeypatch.chdir(tmp_path)
   (tmp_path / "flow").mkdir()  # a folder of that name is meant by "./flow" alone
-  start = starting_encoder(config, build_model(config.model))
+  start = starting_params(config, build_model(config.model))
   assert_equal_trees(start, {"encoder": params["encoder"]})
   with pytest.raises(InputError, match="flow is no run: it has no checkpoints"):
     load_model("flow", step="best")

@@ -25,9 +25,9 @@ from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.weights import files, published, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
-from srflow_jax.weights.encoders import starting_encoder
 from srflow_jax.weights.published import to_state_dict
 from srflow_jax.weights.recognise import published_taps, recognise
+from srflow_jax.weights.starting import starting_params
 from srflow_jax.weights.transfer import export_weights, import_weights
 from test_weights_files import assert_equal_trees, rrdb_config, save
 
@@ -321,10 +321,10 @@ def test_rrdb_trains_with_l1_and_starts_a_flow(tmp_path):
 
   flow = small_config("x4_da")
   flow.optim.encoder_init = str(folder)
-  assert_equal_trees(starting_encoder(flow, build_model(flow.model)), dict(run.params))
+  assert_equal_trees(starting_params(flow, build_model(flow.model)), dict(run.params))
   flow.model.encoder.global_skip = "first_conv"
   with pytest.raises(InputError, match=r"encoder_init: .*global_skip is 'first_conv', not 'last_b"):
-    starting_encoder(flow, build_model(flow.model))
+    starting_params(flow, build_model(flow.model))
 
 
 def test_l1_is_the_mean_absolute_error():
@@ -355,7 +355,7 @@ def test_encoder_starts_from_a_flow(source, tmp_path):
   other = small_config("x4_srflow")
   other.model.encoder.taps = (1, 0)  # are no matter of the encoder's weights
   other.optim.encoder_init = str(tmp_path / source)
-  found = starting_encoder(other, build_model(other.model))
+  found = starting_params(other, build_model(other.model))
   assert_equal_trees(found, {"encoder": jax.tree.map(np.asarray, params["encoder"])})
 
 

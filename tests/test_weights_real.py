@@ -20,8 +20,8 @@ from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.runs import load_config
 from srflow_jax.weights import files, named, rrdb_names
 from srflow_jax.weights.checkpoint_file import read_checkpoint
-from srflow_jax.weights.encoders import starting_encoder
 from srflow_jax.weights.published import to_state_dict
+from srflow_jax.weights.starting import starting_params
 from srflow_jax.weights.transfer import import_weights
 from test_weights_files import rrdb_config, save
 
@@ -59,7 +59,7 @@ def test_realsr_says_whose_it_is():
 
 def test_realsr_as_an_encoders_start_and_as_a_run(tmp_path):
   config = x4_da_realsr.get_config()
-  found = starting_encoder(config, build_model(config.model))
+  found = starting_params(config, build_model(config.model))
   assert sum(x.size for x in jax.tree.leaves(found)) == 16_697_987
   text = import_weights("realsr", str(tmp_path / "W"), None, {"x4_da": x4_da.get_config()})
   assert "realsr: x4, encoder 16,697,987 parameters, global skip from first_conv" in text
@@ -97,7 +97,7 @@ def test_realesrgan_beats_bicubic_with_its_own_skip_alone(realesrgan, shared):
 
 def test_realesrgan_as_an_encoders_start(realesrgan):
   config = x4_da_realesrgan.get_config()
-  found = starting_encoder(config, build_model(config.model))
+  found = starting_params(config, build_model(config.model))
   assert sum(x.size for x in jax.tree.leaves(found)) == 16_697_987
   config = x4_da.get_config()  # SRFlow's own skip
   config.optim.encoder_init = "realesrgan"
@@ -105,7 +105,7 @@ def test_realesrgan_as_an_encoders_start(realesrgan):
     "config.optim.encoder_init: realesrgan: config.model.encoder.global_skip is 'last_block'"
   )
   with pytest.raises(InputError, match=message):
-    starting_encoder(config, build_model(config.model))
+    starting_params(config, build_model(config.model))
 
 
 def test_a_photograph_tells_the_skip_that_names_do_not(realesrgan, tmp_path):

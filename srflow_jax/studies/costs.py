@@ -20,7 +20,7 @@ from srflow_jax.sampling.machine import num_processors, on_cpu
 from srflow_jax.studies.study import Budget
 from srflow_jax.training import devices, start
 from srflow_jax.training.step import create_state, make_train_step
-from srflow_jax.weights.encoders import starting_encoder
+from srflow_jax.weights.starting import starting_params
 
 _TIMED_STEPS = 5  # of which the median counts
 
@@ -135,7 +135,7 @@ def measured(config: Config, timed: bool = True) -> Measured:
 def _median_seconds(config: Config, parts: tuple[str, ...]) -> float:
   model = build_model(config.model, config.compute)
   batch = start.first_batch(config, model.scale)
-  state = start.initial_state(model, config, batch, starting_encoder(config, model))
+  state = start.initial_state(model, config, batch, starting_params(config, model))
   mesh = devices.data_mesh()
   state, batch = devices.put_replicated(mesh, state), devices.put_batch(mesh, batch)
   step = make_train_step(model, config, parts)

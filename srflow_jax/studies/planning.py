@@ -19,7 +19,7 @@ from srflow_jax.model.model import Model
 from srflow_jax.studies import costs
 from srflow_jax.studies.study import Changes, Evaluation, Study
 from srflow_jax.training import start
-from srflow_jax.weights.encoders import starting_encoder
+from srflow_jax.weights.starting import starting_params
 
 # What the study itself sets.
 _OWN = ("seed", "num_train_steps")
@@ -155,7 +155,7 @@ def variant_configs(study: Study) -> dict[str, Config]:
       config = read_config(values | {"optim": optim, "seed": study.seeds[0], "num_train_steps": 1})
       model = build_model(config.model, config.compute)
       start.check(config, model)
-      starting_encoder(config, model)
+      starting_params(config, model)
     except InputError as error:
       raise InputError(f"study: variant {variant.name!r}: {error}") from error
     if study.learning_rates and "optim.learning_rate" in variant.changes:

@@ -21,7 +21,7 @@ from flax import struct
 from srflow_jax.config import Config, read_config
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
-from srflow_jax.training.optimizer import global_norm
+from srflow_jax.training.optimizer import global_norm, held
 from srflow_jax.training.step import split_images, to_training_images
 
 Array = jax.Array
@@ -149,7 +149,7 @@ def make_diagnosis(
 
     def of_split(images: tuple[Array, Given]) -> FiniteChecks:
       def loss(trained: Params) -> tuple[Array, FiniteChecks]:
-        return _loss_and_checks(model, params | trained, *images)
+        return _loss_and_checks(model, params | held(config.optim, trained), *images)
 
       trained = {part: params[part] for part in parts}
       gradients, places = jax.grad(loss, has_aux=True)(trained)

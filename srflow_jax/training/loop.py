@@ -36,7 +36,7 @@ from srflow_jax.training.profile import profiled
 from srflow_jax.training.signals import STEPS_BEHIND, StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
-from srflow_jax.weights.encoders import starting_encoder
+from srflow_jax.weights.starting import flow_line, starting_params
 
 Metrics = dict[str, Any]
 
@@ -91,7 +91,7 @@ def train(
       first_batch = start.first_batch(config, model.scale)
       val_batches = validation_batches(config.data, model.scale, *process)
       begun = bool(checkpoints.saved_steps(workdir))
-      given = {} if begun else starting_encoder(config, model)
+      given = {} if begun else starting_params(config, model)
     with distributed.agreement():  # not before: nothing is written if any process refuses
       if process[0] == 0:
         opened.enter_context(lock_workdir(workdir))
@@ -129,6 +129,8 @@ def train(
     if int(state.step):
       _say(f"continuing {workdir} from step {int(state.step)}")
     _say(start.parameter_line(state.params))
+    if "flow" in given:
+      _say(flow_line(model, given))
     on_devices = [devices.put_batch(mesh, batch) for batch in val_batches]
     validation = Validation(model, config, on_devices, val_batches[0])
     by_phase = [_by_phase(make, model, config) for make in (make_train_step, make_diagnosis)]

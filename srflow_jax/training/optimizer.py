@@ -1,6 +1,7 @@
 """The optimisation of a configuration's `optim` block: rates, optimiser, decay, moving average."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,6 +152,36 @@ def decays(params: Params) -> Params:
   """
   # A kernel is [k, k, C, O], a 1x1 matrix [C, C], with one axis more for layers in a row.
   return jax.tree.map(lambda leaf: leaf.ndim >= 4, params)
+
+
+def parameter_name(path: Any) -> str:
+  """A parameter's name as `parameters.txt` has it, from its path in the tree."""
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_trained(optim: Optim, params: Params) -> Params:
+  """Which parameters `optim.flow_trained` lets training change, as a tree of bools.
+
+  Args:
+    optim: the configuration's `optim` block.
+    params: by part. Of the parts beside "flow" all are trained.
+  """
+  expression = re.compile(optim.flow_trained)
+
+  def of(path: Any, _: Any) -> bool:
+    name = parameter_name(path)
+    return not name.startswith("flow/") or expression.search(name) is not None
+
+  return jax.tree_util.tree_map_with_path(of, params)
+
+
+def held(optim: Optim, params: Params) -> Params:
+  """Parameters as a loss takes them, so that those which are not trained have no gradient."""
+  return jax.tree.map(
+    lambda trained, leaf: leaf if trained else jax.lax.stop_gradient(leaf),
+    is_trained(optim, params),
+    params,
+  )
 
 
 def init(optim: Optim, params: Mapping[str, Any]) -> dict[str, Any]:

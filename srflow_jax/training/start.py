@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srflow_jax.config import Config
+from srflow_jax.config import Config, Optim
 from srflow_jax.data import make_train_iterator
 from srflow_jax.errors import InputError
 from srflow_jax.files import write_whole
-from srflow_jax.model.building import count_parameters, init_params, parameter_table
+from srflow_jax.model.building import (
+  abstract_params,
+  count_parameters,
+  init_params,
+  parameter_table,
+)
 from srflow_jax.model.model import Model
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
@@ -34,11 +39,29 @@ def check(config: Config, model: Model) -> None:
       f"config.data.hr_patch is {config.data.hr_patch}: this model needs a multiple of {multiple}"
     )
   optim = config.optim
+  _check_flow(optim, model)
   optimizer.check(optim, config.data.batch_size, jax.device_count())
   if optim.encoder_init and optim.encoder_frozen_fraction and len(model.parts) == 1:
     raise InputError(
       f"config.optim.encoder_frozen_fraction is {optim.encoder_frozen_fraction}: there is nothing "
       "but the encoder to train, so it must be 0"
+    )
+
+
+def _check_flow(optim: Optim, model: Model) -> None:
+  """Refuses what `optim` says of a flow that does not fit the model's."""
+  for field in ("flow_init", "flow_trained"):
+    value = getattr(optim, field)
+    if value and len(model.parts) == 1:
+      raise InputError(f"config.optim.{field} is {value!r}: this model is an encoder, with no flow")
+  if not optim.flow_trained:
+    return
+  flow = {"flow": abstract_params(model)["flow"]}
+  if not any(jax.tree.leaves(optimizer.is_trained(optim, flow))):
+    some = jax.tree_util.tree_leaves_with_path(flow)[0][0]
+    raise InputError(
+      f"config.optim.flow_trained is {optim.flow_trained!r}: in the name of no parameter of the "
+      f"flow; one is {optimizer.parameter_name(some)}"
     )
 
 

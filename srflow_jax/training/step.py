@@ -91,15 +91,19 @@ def split_images(images: Any, splits: int) -> Any:
 
 
 def _loss_and_gradients(
-  model: Model, params: Params, parts: tuple[str, ...], images: tuple[Array, Given], splits: int
+  model: Model, params: Params, parts: tuple[str, ...], images: tuple[Array, Given], optim: Optim
 ) -> tuple[Array, Params]:
-  """The mean loss over a batch and its gradients for `parts`.
+  """The mean loss over a batch and its gradients for `parts`, zero for what is not trained.
 
-  The batch is worked off in so many `splits`, one after the other, which takes the memory of one.
+  The batch is worked off in `optim.accumulation_steps` splits, one after the other, which takes the
+  memory of one.
   """
+  splits = optim.accumulation_steps
 
   def mean_loss(trained: Params, images: tuple[Array, Given]) -> Array:
-    losses: Any = model.apply({"params": params | trained}, *images, method="loss")
+    losses: Any = model.apply(
+      {"params": params | optimizer.held(optim, trained)}, *images, method="loss"
+    )
     return jnp.mean(losses)
 
   trained = {part: params[part] for part in parts}
@@ -142,9 +146,7 @@ def train_step(
   optim = config.optim
   key = jax.random.fold_in(state.key, state.step)
   images = to_training_images(batch, config.data.noise, key)
-  loss, gradients = _loss_and_gradients(
-    model, state.params, parts, images, optim.accumulation_steps
-  )
+  loss, gradients = _loss_and_gradients(model, state.params, parts, images, optim)
   gradient_norm = optimizer.global_norm(gradients)
   schedule = optimizer.learning_rate_schedule(optim, config.num_train_steps)
   learning_rate = state.rate_factor * schedule(state.step)
@@ -167,6 +169,10 @@ def train_step(
   judged = jnp.stack([loss, gradient_norm, optimizer.global_norm(new["params"])])
   finite = jnp.isfinite(judged).all()
   kept = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+  # Weight decay, of whatever optimiser, would change what has no gradient.
+  for name in ("params", "ema"):
+    trained = optimizer.is_trained(optim, kept[name])
+    kept[name] = jax.tree.map(lambda t, n, o: n if t else o, trained, kept[name], old[name])
   state = dataclasses.replace(
     state,
     step=state.step + 1,

@@ -61,7 +61,7 @@ def import_weights(
   else:
     config = ml_collections.ConfigDict(config.to_dict())
     settings = "with the settings given"
-  config.optim.encoder_init = ""  # it has started
+  config.optim.encoder_init = config.optim.flow_init = ""  # they have started
   _write_run(folder, config, found.params, found.sources)
   sizes = (f"{part} {count_parameters(tree):,}" for part, tree in found.params.items())
   skip = config.model.encoder.get("global_skip")
