@@ -5,6 +5,11 @@ r"""SRFlow-DA x4 with mean and scale of every latent learnt from the LR image, b
 
 Flow and priors are trained together; temperature is a factor on the learnt scale. Published learned
 priors (BFSR, CVPR 2024) have no scale. Not trained.
+
+The priors alone, on a trained flow that stays as it is, take these in place of the last:
+
+      --config.optim.encoder_init=runs/da --config.optim.encoder_frozen_fraction=1.0 \
+      --config.optim.flow_init=runs/da --config.optim.flow_trained=/prior/
 """
 
 from configs import x4_da

@@ -40,8 +40,7 @@ class Process:
     program: tuple[str, ...] = ("train.py", f"--config={__file__}"),
   ):
     environment = os.environ | {
-      "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-      f"--xla_force_host_platform_device_count={devices}",
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {os.environ['XLA_FLAGS']}",
       "JAX_PLATFORMS": "cpu",
       "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
       # Beside the tests' own folders: what one has compiled, others need not.

@@ -64,6 +64,7 @@ def assert_close(found: dict[int, float], wanted: dict[int, float]) -> None:
     assert abs(loss - wanted[step]) < 1e-5 * scale, (found, wanted)
 
 
+@pytest.mark.slow  # test_devices.py does this in one process, faster
 def test_eight_devices_train_as_one(half, one):
   assert sorted(losses(half)) == [1, 2, 3]
   assert_close(losses(half), one)
