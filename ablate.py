@@ -49,7 +49,7 @@ _ENCODER_INIT = cli.define_path("encoder_init", "", "The encoder's weights, like
 _WAIT = flags.DEFINE_bool(
   "wait", True, "Waits for other machines' runs, to take them over if these die.", _FLAGS
 )
-_RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Begins failed runs again.", _FLAGS)
+_RETRY_FAILED = flags.DEFINE_bool("retry_failed", False, "Lets failed runs go on.", _FLAGS)
 _DEAD_AFTER = flags.DEFINE_float(
   "dead_after",
   180.0,
@@ -129,7 +129,7 @@ def _submit(study: "Study", folder: pathlib.Path) -> str:
   flags_of_jobs = [
     flag.serialize()
     for name, flag in ((name, _FLAGS[name]) for name in _FLAGS)
-    if flag.present and not name.startswith("slurm")
+    if flag.present and not name.startswith("slurm") and name not in ("wait", "retry_failed")
   ]
   program = str(pathlib.Path(__file__).resolve())
   resources = slurm.Resources(
@@ -139,7 +139,9 @@ def _submit(study: "Study", folder: pathlib.Path) -> str:
     _SLURM_ARRAY.value or 1,
     _SLURM_MINUTES.value or 1,
   )
-  return command.submit(study, folder, [sys.executable, program, *flags_of_jobs], resources)
+  # Slurm itself starts a job anew whose machine died, so none waits for others with its GPUs idle.
+  started = [sys.executable, program, *flags_of_jobs, "--nowait"]
+  return command.submit(study, folder, started, resources, bool(_RETRY_FAILED.value))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.images import write_png
 from srflow_jax.training import loop
 from srflow_jax.training.signals import SIGNALS
+from srflow_jax.training.validation import Validation
 
 
 def config_of(steps: int):
@@ -122,6 +123,21 @@ def test_a_signal_saves_the_running_step_and_the_run_goes_on(feed, tmp_path):
   state = loop.train(config_of(steps=6), str(tmp_path / "W"))
   assert begun == [3]
   jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+
+
+def test_a_signal_in_the_last_step_is_not_lost(feed, tmp_path, monkeypatch):
+  """A study's process, say, would go on with the next run."""
+  feed()
+  loss = Validation.write
+
+  def write(*args):
+    signal.raise_signal(signal.SIGTERM)
+    return loss(*args)
+
+  monkeypatch.setattr(Validation, "write", write)
+  with pytest.raises(Interrupted, match="after step 2; the same command goes on from step 2"):
+    loop.train(config_of(steps=2), str(tmp_path / "W"))
+  assert runs.saved_steps(tmp_path / "W") == [2]
 
 
 def test_a_state_after_a_skipped_step_is_not_saved(feed, tmp_path):

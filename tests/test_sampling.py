@@ -156,13 +156,16 @@ def test_density_of_tiles_is_the_whole_image_s(whole, tiled, pair):
 
 def test_a_density_that_is_not_finite_is_a_number_all_the_same():
   inf = float("inf")
-  density = sampling.Density((inf, 1.0), (-inf,), 9, 27, None, 1.0)
+  density = sampling.Density((inf, 1.0), (-inf,), 9, 27, None, 1.0, 1.0)
   assert np.isnan(density.log_prob)
   sown = {"a": np.float32([2, 4]), "b": np.float32([inf])}
   assert programs.largest_inverse_factor({"a": sown["a"]}) == 4
   assert programs.largest_inverse_factor(sown) == inf
   assert np.isnan(programs.largest_inverse_factor({"c": np.float32([np.nan]), **sown}))
   assert np.isnan(programs.largest_inverse_factor({}))
+  of_both = {"actnorm": {"factor": np.float32(9)}, "coupling": {"map_factor": np.float32([2, 3])}}
+  assert programs.largest_inverse_factor(of_both) == 9
+  assert programs.largest_inverse_factor(of_both, maps_only=True) == 3
 
 
 def test_seconds_are_of_contexts_and_samples(whole, pair):

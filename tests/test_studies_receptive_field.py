@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import tiny
 from models import VARIANTS, random_images, random_params, small_model
 from srflow_jax.checkpoints import Run
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
+from srflow_jax.model.building import build_model
 from srflow_jax.model.features import Given
 from srflow_jax.model.layers import Coupling
 from srflow_jax.model.maps import Atan
@@ -64,6 +66,34 @@ def test_radii_are_those_of_the_gradients_support(name):
 
     seen = np.abs(jax.jit(jax.grad(middle))(z)).sum((0, 3)) > 0
   assert seen.any(0).sum() == seen.any(1).sum() == 2 * radius + 1
+
+
+def test_sides_of_all_stages_are_the_gradients_support_but_for_couplings_before_splits():
+  """Of a place of the last latent, which is 4 pixels a side: so much is added to the side's 1.
+
+  What a split passes on is the half that the coupling before it has left as it was.
+  """
+  config = tiny.get_config().model.to_dict()
+  config["encoder"] |= {"width": 4, "growth": 2, "num_blocks": 1, "taps": (0,)}
+  config["conditioner"] |= {"width": 6, "num_hidden": 1}
+  config["stages"] = [
+    {"squeeze": 2, "transition_steps": 1, "steps": 2, "split": True},
+    {"squeeze": 2, "transition_steps": 0, "steps": 1, "split": False},
+  ]
+  model = build_model(config)
+  side = receptive_field.sides_of(model)["receptive_field"]
+  with jax.enable_x64(True):
+    variables = {"params": random_params(model)}
+    hr, given = random_images(model, (side // 4 + 4,) * 2)
+    context = model.apply(variables, given, method="condition")
+
+    def middle(hr):
+      last = model.apply(variables, hr, context, method="density_parts").latents[-1]
+      return jnp.sum(last[:, last.shape[1] // 2, last.shape[2] // 2])
+
+    seen = np.abs(jax.jit(jax.grad(middle))(jnp.asarray(hr))).sum((0, 3)) > 0
+  radius = model.stage_specs[0].step[-1].unbound(channels=2, feature_channels=1).radius
+  assert radius == 3 and seen.any(0).sum() == seen.any(1).sum() == side - 1 + 4 - 2 * radius * 2
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from srflow_jax.studies.outcome import METRICS, Outcome
 from srflow_jax.studies.plots import plots
 from srflow_jax.studies.report import write_report
 from srflow_jax.studies.results import FAILED, Row, write_rows
+from srflow_jax.studies.statistics import t_interval
 
 SEEDS, IMAGES = (0, 1, 2), ("a", "b", "c", "d")
 
@@ -60,7 +61,7 @@ def rows_of(variant, rate=1e-3, nll=0.0, selected=0.0, device="cpu", seeds=SEEDS
       yield of("time", 0.5, image)
       for name in ("", "jpeg20/"):
         yield of(f"{name}broken_samples", 0.5 * (variant == "worse"), image)
-        yield of(f"{name}largest_inverse_factor", 3.0 + number, image)
+        yield of(f"{name}largest_map_factor", 3.0 + number, image)
       for radius, rise in ((0, 1.0), (1, 0.5), (2, 0.01)):
         yield of(f"rise_lr/{radius}", rise, image)
 
@@ -87,7 +88,13 @@ def test_the_table_has_means_and_marks_what_is_told_apart():
   base = cells["base"]
   assert (base["Params"], base["FLOPs"], base["train time"]) == ("10k", "1.00e+12", "1.5min")
   assert (base["time"], base["skipped"]) == ("0.50s", "0")
-  assert float(base["nll"]) - float(cells["wide"]["nll"]) == pytest.approx(1, abs=0.02)
+  (mean, half), (of_wide, _) = (
+    map(float, cells[name]["nll"].split(" ± ")) for name in ("base", "wide")
+  )
+  assert mean - of_wide == pytest.approx(1, abs=0.02)
+  interval = t_interval(list(outcome.of_runs("base", "nll").values()))
+  assert half == pytest.approx(interval.high - interval.mean, abs=0.001) and half > 0.01
+  assert "Code of commit abc." in table.note and "Not done" not in table.note
   styles = {(table.cells[i][0], table.cells[0][j]): s for (i, j), s in table.styles.items()}
   assert styles["wide", "nll"] == "bold" and styles["wide", "PSNR"] == "italic"
   assert not [name for name, _ in styles if name != "wide"]  # 0.001 is less than can be detected
@@ -101,6 +108,8 @@ def test_times_of_several_kinds_of_devices_are_not_compared():
   table = tables.results(outcome, outcome.comparisons(), record())
   assert {(line["train time"], line["time"]) for line in shown(table).values()} == {("-", "-")}
   assert "times are not compared" in table.note
+  moved = [row for name in ("base", "wide", "worse") for row in rows_of(name, device="A100 + H100")]
+  assert Outcome(moved, record()).device is None  # all of them were on two kinds
 
 
 def test_failed_runs_leave_their_pairs():
@@ -110,7 +119,36 @@ def test_failed_runs_leave_their_pairs():
   comparisons = outcome.comparisons()
   assert comparisons["nll"]["wide"].seeds == 2 and comparisons["nll"]["worse"] is None
   assert shown(tables.failures(outcome))["wide"]["why"] == "train: out | of memory"
-  assert shown(tables.results(outcome, comparisons, record()))["worse"]["nll"] == "-"
+  table = tables.results(outcome, comparisons, record())
+  cells = shown(table)
+  assert cells["worse (0 of 3 seeds)"]["nll"] == "-" and "wide (2 of 3 seeds)" in cells
+  missing = ", ".join(f"worse (seed {seed})" for seed in SEEDS)
+  assert f"Not done yet: {missing}." in table.note  # the failed one of "wide" is not among them
+  assert "nll of worse" in tables.differences(outcome, comparisons).note
+
+
+def test_what_is_not_finite_is_said():
+  rows = study_rows()
+  place = next(i for i, r in enumerate(rows) if (r.variant, r.metric) == ("wide", "nll"))
+  rows[place] = dataclasses.replace(rows[place], value=float("inf"))
+  place = [i for i, r in enumerate(rows) if r.metric == "jpeg20/largest_map_factor"][1]
+  rows[place] = dataclasses.replace(rows[place], value=float("nan"))
+  outcome = Outcome(rows, record())
+  assert "finite values: nll of wide." in tables.differences(outcome, outcome.comparisons()).note
+  worst = shown(tables.degraded(outcome, ["jpeg20"]))
+  assert worst["base"]["jpeg20: worst inverse factor"] == "not finite"
+  assert worst["wide"]["jpeg20: worst inverse factor"] == "6"
+
+
+def test_another_noise_is_said():
+  with_noise = record()
+  wide = json.loads(json.dumps(with_noise["variants"]["wide"]))
+  wide["data"]["noise"]["std"] = 0.0
+  with_noise["variants"]["wide"] = wide
+  outcome = Outcome(study_rows(), with_noise)
+  note = tables.results(outcome, outcome.comparisons(), with_noise).note
+  assert "and wide trained with another noise than base" in note
+  assert "another noise" not in tables.results(outcome, outcome.comparisons(), record()).note
 
 
 def test_learning_rates_are_chosen_by_validation_and_their_cost_counts():
@@ -173,7 +211,8 @@ def test_the_report_is_a_function_of_its_files(tmp_path, monkeypatch):
   first = {name: (tmp_path / name).read_bytes() for name in files}
   assert first["table.md"].decode() == text
   assert "| **" in text
-  assert r"\textbf{" in first["table.tex"].decode()
+  latex = first["table.tex"].decode()
+  assert r"\textbf{" in latex and latex.count(r"\begin{tabular}") == text.count("\n## ")
   page = first["report.html"].decode()
   assert "<b>" in page and "It is &amp; &lt;by far&gt;." in page and "image/jpeg" in page
   write_report(tmp_path)

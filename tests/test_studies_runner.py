@@ -1,12 +1,15 @@
 """A study's runs: divided, continued, recorded when they fail. Stages are stand-ins of no cost."""
 
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import rich.console
 
@@ -14,10 +17,11 @@ import ablate
 import studies_tiny
 from srflow_jax import cli
 from srflow_jax.errors import InputError, Interrupted
-from srflow_jax.studies import claims, command, costs, record, runner, stages
+from srflow_jax.studies import claims, command, costs, degraded, record, runner, stages
 from srflow_jax.studies.progress import Display, status
-from srflow_jax.studies.results import FAILED, Row, read_rows, write_rows
+from srflow_jax.studies.results import FAILED, Row, collect, read_rows, write_rows
 from srflow_jax.studies.study import read_study
+from srflow_jax.training.events import Scalar
 
 QUICK = runner.Options(timing=claims.Timing(heartbeat=0.05, dead_after=1.0))
 STAGES = ("train", "evaluation")
@@ -79,6 +83,58 @@ def test_all_runs_are_done_once_seed_by_seed(study, tmp_path, done):
   assert read_rows(tmp_path / "runs.csv") == rows
   run(study, tmp_path)
   assert done == expected  # nothing again
+
+
+def test_results_are_there_after_each_run(study, tmp_path, done):
+  seen = []
+  table = tmp_path / "runs.csv"
+  done.before = lambda job, stage: seen.append(len(read_rows(table)) if table.exists() else 0)
+  run(study, tmp_path)
+  assert seen == [0, 0, 2, 2, 4, 4, 6, 6]
+
+
+def test_rows_of_runs_that_are_elsewhere_stay(study, tmp_path, done):
+  _, rows = run(study, tmp_path)
+  shutil.rmtree(tmp_path / "runs" / "two-seed3")
+  jobs = runner.jobs_of(record.begin(study, tmp_path), tmp_path)
+  found = collect(runner.tables(jobs), tmp_path / "runs.csv", kept=True)
+  assert sorted(found, key=repr) == sorted(rows, key=repr)
+
+
+def test_a_run_that_was_moved_has_all_kinds_of_its_devices(study, tmp_path, done, monkeypatch):
+  def move(job, stage):
+    if stage == "train":
+      raise Interrupted("stopped")
+
+  monkeypatch.setattr(costs, "device_kind", lambda: "1 x A100")
+  done.before = move
+  with pytest.raises(Interrupted):
+    run(study, tmp_path)
+  monkeypatch.setattr(costs, "device_kind", lambda: "1 x H100")
+  done.before = lambda job, stage: None
+  _, rows = run(study, tmp_path)
+  assert rows[0].device == "1 x A100 + 1 x H100" and rows[-1].device == "1 x H100"
+
+
+def test_training_takes_the_time_of_both_its_phases(study):
+  """Ten steps of a second with a frozen encoder, then ten of three; one pause, one compilation."""
+  config = record.plan(study).runs[0].config
+  optim = dataclasses.replace(config.optim, encoder_init="x", encoder_frozen_fraction=0.5)
+  config = dataclasses.replace(config, optim=optim, num_train_steps=20)
+  taken = {2: 9.0, 4: 2.0, 6: 2.0, 8: 100.0, 10: 2.0, 12: 30.0, 14: 6.0, 16: 6.0, 18: 6.0, 20: 6.0}
+  times = np.cumsum(list(taken.values()))
+  logged = {step: Scalar(0.0, time) for step, time in zip(taken, times.tolist(), strict=True)}
+  assert stages._seconds(logged, config) == 10 * 1.0 + 10 * 3.0
+  assert stages._seconds(dict(list(logged.items())[:5]), config) == 0  # nothing of the second
+
+
+def test_degraded_images_are_written_once(photographs, tmp_path):
+  arguments = (tmp_path, "noise10", 4, photographs, "", 2)
+  folders = degraded.write_degraded(*arguments)
+  files = [path for folder in folders for path in sorted(folder.glob("*.png"))]
+  times = [path.stat().st_mtime_ns for path in files]
+  degraded.write_degraded(*arguments)
+  assert len(files) == 4 and [path.stat().st_mtime_ns for path in files] == times
 
 
 def test_an_interrupted_study_goes_on_at_the_stage_where_it_was(study, tmp_path, done):

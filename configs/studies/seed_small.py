@@ -4,9 +4,10 @@ r"""SRFlow and SRFlow-DA with R, S and D, all scaled down alike: does their orde
       --train_dir=CID22/training --hr_dir=CID22/validation
 
 Sized for CID22 (209 and 41 photographs of 512x512) and three hours on two CPU cores. What is scaled
-down, for all alike: half the steps, half the width, half the convolutions of a net (but at least
-those that make it what it is), a small encoder that has been trained already and stays frozen, and
-as target HR less what that encoder makes of LR, which is learnt many times faster than HR.
+down, for all alike: half the steps, half the width, half the convolutions of a net (D's to 10 of
+36, so its depth is tested more weakly than what the others differ in), a small encoder that has
+been trained already and stays frozen, and as target HR less what that encoder makes of LR, which is
+learnt many times faster than HR.
 """
 
 from configs import base

@@ -107,6 +107,7 @@ class Scores:
     nll_latents: What each latent's log-density adds to it; these and the log-dets sum to it.
     round_trip_error: The largest difference, in grey levels, of HR from what its latents decode to.
     largest_inverse_factor: What the flow's inverse multiplies errors by at most in one layer.
+    largest_map_factor: The same of the flow's elementwise maps alone.
     not_finite: How many of its values are not finite; they count as black.
     outside: How many are finite and outside [-1, 2], where 0 is black and 1 is white.
     other_uint8: The scores of the samples made into 8 bits the other way, with the same times and
@@ -127,6 +128,7 @@ class Scores:
   nll_latents: tuple[float, ...] = ()
   round_trip_error: float | None = None
   largest_inverse_factor: float | None = None
+  largest_map_factor: float | None = None
   psnr_y: tuple[float, ...] | None = None
   ssim_y: tuple[float, ...] | None = None
   not_finite: tuple[int, ...] = ()
@@ -316,4 +318,5 @@ def likelihood(
     "nll_latents": tuple(nats * to_bits for nats in levels.latent_log_probs),
     "round_trip_error": 255 * levels.round_trip,
     "largest_inverse_factor": levels.largest_inverse_factor,
+    "largest_map_factor": levels.largest_map_factor,
   }

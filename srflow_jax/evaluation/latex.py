@@ -9,6 +9,8 @@ _ESCAPED = {character: f"\\{character}" for character in "&%$#_{}"} | {
   "~": r"\textasciitilde{}",
   "^": r"\textasciicircum{}",
   "|": r"\textbar{}",
+  "±": r"$\pm$",
+  "→": r"$\to$",
   "<": r"\textless{}",
   ">": r"\textgreater{}",
 }
@@ -26,26 +28,26 @@ def latex_table(cells: Sequence[Sequence[str]], styles: Mapping[tuple[int, int],
     styles: "bold" or "italic", by line and column.
 
   Returns:
-    A `tabular`, with LPIPS over its three columns.
+    A `tabular`, with LPIPS over its three columns if there are such.
   """
-  heading = list(cells[0])
-  first = heading.index(_LPIPS[0])
-  above = "& " * first + rf"\multicolumn{{{len(_LPIPS)}}}{{c}}{{LPIPS}}"
-  above += " &" * (len(heading) - first - len(_LPIPS))
-  heading[first] = "mean"
+  heading, above = list(cells[0]), []
+  if _LPIPS[0] in heading:
+    first = heading.index(_LPIPS[0])
+    over = "& " * first + rf"\multicolumn{{{len(_LPIPS)}}}{{c}}{{LPIPS}}"
+    over += " &" * (len(heading) - first - len(_LPIPS))
+    above = [over + r" \\", rf"\cmidrule(lr){{{first + 1}-{first + len(_LPIPS)}}}"]
+    heading[first] = "mean"
   styled = [
     [_styled(cell, styles.get((i, j))) for j, cell in enumerate(line)]
     for i, line in enumerate((heading, *cells[1:]))
   ]
   lines = [" & ".join(line) + r" \\" for line in styled]
-  rule = rf"\cmidrule(lr){{{first + 1}-{first + len(_LPIPS)}}}"
   return "\n".join(
     [
       r"% \usepackage{booktabs}",
       rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}",
       r"\toprule",
-      above + r" \\",
-      rule,
+      *above,
       lines[0],
       r"\midrule",
       *lines[1:],

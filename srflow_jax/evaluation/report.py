@@ -82,6 +82,7 @@ def values(scores: Scores) -> dict[str, float | None]:
     **{f"nll_latent_{i}": part for i, part in enumerate(scores.nll_latents, start=1)},
     "round_trip_error": scores.round_trip_error,
     "largest_inverse_factor": scores.largest_inverse_factor,
+    "largest_map_factor": scores.largest_map_factor,
     "not_finite": sum(scores.not_finite),
     "outside": sum(scores.outside),
   }

@@ -54,7 +54,10 @@ def by_channel(
   return h.reshape(*h.shape[:-1], -1, numbers)
 
 
-def note_inverse_factor(layer: nn.Module, log_factor: AnyArray) -> None:
+MAP_FACTOR = "map_factor"  # the name under which `note_inverse_factor` keeps those of maps
+
+
+def note_inverse_factor(layer: nn.Module, log_factor: AnyArray, of_map: bool = False) -> None:
   """Keeps the largest factor by which a layer's inverse enlarges an error, if it is asked for.
 
   Where the collection "log_factor" is asked for, it keeps all of them instead of the largest: of an
@@ -63,12 +66,14 @@ def note_inverse_factor(layer: nn.Module, log_factor: AnyArray) -> None:
   Args:
     layer: the layer.
     log_factor: logarithms of such factors, of any shape.
+    of_map: whether the layer is an elementwise map of the flow's variable.
   """
   if layer.is_mutable_collection("log_factor"):
     layer.sow("log_factor", "all", log_factor, lambda _, new: new, lambda: log_factor)
   if layer.is_mutable_collection("inverse_factor"):
     factor = jnp.exp(jnp.max(log_factor))
-    layer.sow("inverse_factor", "factor", factor, jnp.maximum, lambda: jnp.zeros(()))
+    name = MAP_FACTOR if of_map else "factor"
+    layer.sow("inverse_factor", name, factor, jnp.maximum, lambda: jnp.zeros(()))
 
 
 def actnorm_params(

@@ -94,7 +94,7 @@ class CheckerboardCoupling(MapLayer):
     mask, parameters = self._mask_and_parameters(z, context)
     y, log_derivative = self.map.forward(z, parameters)
     log_derivative = jnp.where(mask, log_derivative, 0)
-    note_inverse_factor(self, -log_derivative)
+    note_inverse_factor(self, -log_derivative, of_map=True)
     return jnp.where(mask, y, z), sum_event(log_derivative)
 
   def inverse_and_log_det(self, z: Grid, context: Array) -> tuple[Grid, LogDet]:

@@ -223,7 +223,7 @@ class Injector(MapLayer):
   def forward_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
     z, log_derivative = self.map.forward(z, context)
-    note_inverse_factor(self, -log_derivative)
+    note_inverse_factor(self, -log_derivative, of_map=True)
     return z, sum_event(log_derivative)
 
   def inverse_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
@@ -262,7 +262,7 @@ class SplitCoupling(MapLayer):
     """See the base class."""
     a, b = z[..., : self.keep], z[..., self.keep :]
     b, log_derivative = self.map.forward(b, self._parameters(a, context))
-    note_inverse_factor(self, -log_derivative)
+    note_inverse_factor(self, -log_derivative, of_map=True)
     return jnp.concatenate([a, b], -1), sum_event(log_derivative)
 
   def inverse_and_log_det(self, z: Grid, context: Array | None) -> tuple[Grid, LogDet]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from srflow_jax.compiling import compiler_options
 from srflow_jax.errors import InputError
+from srflow_jax.model.bijectors import MAP_FACTOR
 from srflow_jax.model.features import Given
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.denoising import denoised
@@ -34,9 +35,18 @@ MAX_PROGRAMS = 24
 _LEVEL = 1
 
 
-def largest_inverse_factor(sown: Any) -> float:
-  """The largest factor by which a layer's inverse enlarges an error; NaN if no layer says."""
-  factors = [float(leaf.max()) for leaf in jax.tree.leaves(sown)]
+def largest_inverse_factor(sown: Any, maps_only: bool = False) -> float:
+  """The largest factor by which a layer's inverse enlarges an error; NaN if no layer says.
+
+  Args:
+    sown: what layers kept of their inverses (`note_inverse_factor`).
+    maps_only: whether only those that are elementwise maps count.
+  """
+  factors = [
+    float(leaf.max())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(sown)
+    if not maps_only or path[-1].key == MAP_FACTOR
+  ]
   return float(np.max(factors)) if factors else math.nan
 
 

@@ -56,6 +56,7 @@ class Density:
       None if they were not decoded.
     largest_inverse_factor: What the inverse multiplies errors by at most in one layer; NaN if the
       layers do not say.
+    largest_map_factor: The same of elementwise maps alone.
   """
 
   log_dets: tuple[float, ...]
@@ -64,6 +65,7 @@ class Density:
   num_dims: int
   round_trip: float | None
   largest_inverse_factor: float
+  largest_map_factor: float
 
   @property
   def log_prob(self) -> float:
@@ -258,7 +260,7 @@ class Sampler:
         count = len(parts.log_dets)
         values = (*parts.log_dets, *parts.latent_log_probs)
         nats[number].append([tile.sign * float(x[0]) for x in values])
-        scales[number].append(largest_inverse_factor(sown))
+        scales[number].append([largest_inverse_factor(sown, maps) for maps in (False, True)])
         if round_trip and number == 0:
           latents = tuple(z[None] for z in parts.latents)
           back = self.programs.run(self.variables, "decode", tile.size, context, latents)
@@ -273,7 +275,7 @@ class Sampler:
         image[0, ..., 0].size,
         num_dims,
         float(np.max(errors)) if round_trip and image is padded[0] else None,
-        float(np.max(scale)),
+        *np.max(scale, axis=0).tolist(),
       )
       for own, image, scale in zip(sums, padded, scales, strict=True)
     ]

@@ -9,8 +9,8 @@ from srflow_jax.studies.planning import Plan, plan, run_name, variant_configs
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.report import write_report
 from srflow_jax.studies.results import collect
-from srflow_jax.studies.runner import Options, failure, jobs_of, run_jobs
-from srflow_jax.studies.stages import ROWS, RUNS, Job
+from srflow_jax.studies.runner import Options, failure, forget_failures, jobs_of, run_jobs
+from srflow_jax.studies.stages import ROWS, RUNS, Job, commit
 from srflow_jax.studies.study import Study
 
 
@@ -82,7 +82,7 @@ def run(
     command: what was typed.
     dead_after: seconds of silence after which another machine's run is taken over.
     wait: whether to wait for others' runs.
-    retry_failed: whether failed runs are begun again.
+    retry_failed: whether failed runs go on.
 
   Returns:
     What to tell the user, and whether a run failed.
@@ -91,6 +91,7 @@ def run(
     InputError: the study cannot be run, has changed since it began, or cannot be written.
     Interrupted: a signal came; the same command goes on.
   """
+  commit()  # before the checkout may be moved on
   planned = record.begin(study, folder)
   jobs = jobs_of(planned, folder, command)
   timing = claims.Timing(min(15.0, dead_after / 4), dead_after)
@@ -103,7 +104,11 @@ def run(
 
 
 def submit(
-  study: Study, folder: pathlib.Path, command: Sequence[str], resources: slurm.Resources
+  study: Study,
+  folder: pathlib.Path,
+  command: Sequence[str],
+  resources: slurm.Resources,
+  retry_failed: bool = False,
 ) -> str:
   """Submits a study to a Slurm cluster, after all that can be checked here was checked.
 
@@ -112,6 +117,8 @@ def submit(
     folder: its folder, which all machines of the cluster must share.
     command: what each job runs.
     resources: what each job asks for.
+    retry_failed: whether failed runs go on. It is done here: a job that Slurm puts into the queue
+      again would repeat it.
 
   Returns:
     What to tell the user.
@@ -122,7 +129,9 @@ def submit(
   if study.budget.seconds:  # a step is timed by the first job, on the device that counts
     variant_configs(study)
   else:
-    record.begin(study, folder)
+    planned = record.begin(study, folder)
+    if retry_failed:
+      forget_failures(jobs_of(planned, folder))
   jobs = slurm.submit(folder, command, resources)
   return f"submitted {', '.join(jobs)}; their output: {folder / slurm.FOLDER}"
 
@@ -150,5 +159,5 @@ def report(folder: pathlib.Path) -> str:
     for rate in rates
   ]
   if any(rows.exists() for rows in folders):
-    collect(folders, folder / "runs.csv")
+    collect(folders, folder / "runs.csv", kept=True)
   return write_report(folder)

@@ -48,8 +48,11 @@ def write_degraded(
     The folders of HR and LR images.
   """
   for index, image in enumerate(find_images(scale, hr_dir, lr_dir)[:number]):
+    paths = [folder / name / f"{image.name}.png" for name in ("hr", "lr")]
+    if all(path.exists() for path in paths):  # an evaluation knows its images by their times
+      continue
     lr, hr = image.read(scale)
     assert hr is not None  # a study's evaluation has HR images
-    write_png(folder / "hr" / f"{image.name}.png", hr)
-    write_png(folder / "lr" / f"{image.name}.png", degrade(lr, kind, index))
+    for path, pixels in zip(paths, (hr, degrade(lr, kind, index)), strict=True):
+      write_png(path, pixels)
   return folder / "hr", folder / "lr"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srflow_jax.studies import receptive_field
-from srflow_jax.studies.results import FAILED, Row
+from srflow_jax.studies.results import FAILED, SEVERAL, Row
 from srflow_jax.studies.statistics import Comparison, Scores, compare
 from srflow_jax.studies.study import BICUBIC
 
@@ -49,6 +49,7 @@ class Outcome:
   Attributes:
     base: the base's name.
     variants: all variants' names, the base first.
+    seeds: of the study.
     rates: the learning rate that each variant is shown with.
   """
 
@@ -65,6 +66,7 @@ class Outcome:
     """
     self.base: str = record["base_name"]
     self.variants: list[str] = list(record["variants"])
+    self.seeds: list[int] = list(record["seeds"])
     self._rows = rows
     self._grid: list[float] = list(record["learning_rates"])
     self._by_key: dict[tuple[str, float, str], list[Row]] = {}
@@ -77,7 +79,9 @@ class Outcome:
     }
     self.rates = {name: min(own, key=own.__getitem__) for name, own in losses.items() if own}
     if common_rate and self._grid:
-      sums = {rate: sum(own.get(rate, math.inf) for own in losses.values()) for rate in self._grid}
+      # A variant that no rate suits has no say.
+      able = [own for own in losses.values() if any(map(math.isfinite, own.values()))]
+      sums = {rate: sum(own.get(rate, math.inf) for own in able) for rate in self._grid}
       best = min(sums, key=sums.__getitem__)
       self.rates = dict.fromkeys(self.rates, best)
 
@@ -102,7 +106,7 @@ class Outcome:
   def device(self) -> str | None:
     """The one kind of device that all runs were measured on, None if there are several."""
     kinds = {row.device for row in self._rows}
-    return kinds.pop() if len(kinds) == 1 else None
+    return None if len(kinds) != 1 or SEVERAL in (kind := kinds.pop()) else kind
 
   @property
   def commits(self) -> list[str]:
@@ -113,10 +117,26 @@ class Outcome:
     """The runs that failed, and why."""
     return [row for row in self._rows if row.metric == FAILED]
 
+  @property
+  def not_done(self) -> list[str]:
+    """The runs that have neither been evaluated nor failed."""
+    ended = {
+      (row.variant, row.seed, row.learning_rate)
+      for row in self._rows
+      if row.metric in (FAILED, METRICS[0].name)
+    }
+    return [
+      f"{name} (seed {seed})" if rate is None else f"{name} (seed {seed}, rate {rate:g})"
+      for seed in self.seeds
+      for name in self.variants
+      for rate in (self._grid or [None])
+      if not any((n, s) == (name, seed) and rate in (None, r) for n, s, r in ended)
+    ]
+
   def of_images(self, name: str, metric: str) -> Scores:
     """A variant's scores, by seed and image."""
     rate = self.rates.get(name, math.nan)
-    if name == BICUBIC:
+    if name == BICUBIC:  # it is measured beside every run, always alike
       rate = next((row.learning_rate for row in self._rows if row.variant == BICUBIC), math.nan)
     found: Scores = {}
     for row in self._by_key.get((name, rate, metric), ()):

@@ -122,8 +122,8 @@ def plan(study: Study, known_steps: Mapping[str, int] | None = None) -> Plan:
 
   Args:
     study: the study.
-    known_steps: training steps of each variant, if the study began before: a budget of seconds is
-      measured once.
+    known_steps: training steps of each variant, if the study began before: seconds are measured,
+      and operations counted, once.
 
   Raises:
     InputError: a variant cannot be built or trained, equals the base or another one, has less

@@ -3,6 +3,8 @@
 In pixels: a coupling sees as far as its net, and each coupling passes on what those before it saw.
 With n of them, of radius r, at 1/d of the HR size, a place depends on HR pixels up to `n r d` away;
 a side is `1 + 2 n r d`, as SRFlow-DA's paper counts it (145 for its first stage, 129 for SRFlow's).
+What a split passes on sees one coupling less, since the last one leaves that half as it is; the sum
+over all stages is the largest that any latent could see.
 
 In bits: the nll of the middle of an image rises where the LR image is hidden from the model beyond
 a radius. The radius at which 95 % of what LR tells is reached says how far the model really looks.

@@ -78,7 +78,7 @@ def begin(study: Study, folder: pathlib.Path) -> Plan:
     raise InputError(f"{path}: damaged, a variant has no num_train_steps") from None
   names = [variant.name for variant in study.expanded()]
   differences = _differences("variants", list(record["variants"]), names)
-  planned = plan(study, steps if study.budget.seconds and not differences else None)
+  planned = plan(study, None if study.budget.steps or differences else steps)
   now = _of(planned)
   for name in now:
     if name != "variants":

@@ -2,7 +2,7 @@
 
 STUDY/report.html   one page: tables, plots, sheets
 STUDY/table.md      the tables
-STUDY/table.tex     the first of them, laid out as the published ones
+STUDY/table.tex     the same in LaTeX, the first laid out as the published ones
 STUDY/sheets/       images, with a column for each variant
 """
 
@@ -10,6 +10,7 @@ import html
 import json
 import math
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def write_report(folder: pathlib.Path) -> str:
   text = _markdown(shown, record)
   sheets = _sheets(folder, outcome, record)
   write_whole(folder / "table.md", text)
-  write_whole(folder / "table.tex", latex_table(shown[0].cells, shown[0].styles))
+  write_whole(folder / "table.tex", "\n".join(_latex(table) for table in shown))
   write_whole(folder / "report.html", _page(folder, shown, record, outcome, sheets))
   return text
 
@@ -91,6 +92,12 @@ def _markdown(shown: Sequence[tables.Table], record: Mapping[str, Any]) -> str:
   return "\n".join(parts)
 
 
+def _latex(table: tables.Table) -> str:
+  """A table in LaTeX, with its note as a comment."""
+  note = "".join(f"% {line}\n" for line in textwrap.wrap(printable(table.note), 98))
+  return f"% {table.title}\n{note}{latex_table(table.cells, table.styles)}"
+
+
 def _page(
   folder: pathlib.Path,
   shown: Sequence[tables.Table],
@@ -120,25 +127,26 @@ def _page(
   for name, config in record["variants"].items():
     text = html.escape(json.dumps(config, indent=2))
     parts.append(f"<details><summary>{html.escape(name)}</summary><pre>{text}</pre></details>")
-  parts.append(f"<p>Code of commit {html.escape(', '.join(outcome.commits) or '-')}.</p>")
   return page.document(title, parts)
 
 
 def _sheets(
   folder: pathlib.Path, outcome: Outcome, record: Mapping[str, Any]
 ) -> dict[str, pathlib.Path]:
-  """Draws the chosen images: bicubic, a sample of each variant's first seed, and HR."""
+  """Draws the chosen images: bicubic, a sample of each variant (its first seed), and HR."""
   made = {}
   for hr in sorted((folder / HR).rglob("*.png")):
     name = hr.relative_to(folder / HR).with_suffix("").as_posix()
     sheet, first = Sheet(), True
     for variant in outcome.variants:
       rate = outcome.rates.get(variant) if record["learning_rates"] else None
-      run = run_name(variant, record["seeds"][0], rate)
-      samples = folder / "runs" / run / "evaluation" / "samples"
-      picture = samples / run / f"{name}_00.png"
-      if not picture.exists():  # the run failed or is not done yet
+      runs = [run_name(variant, seed, rate) for seed in record["seeds"]]
+      of_runs = {run: folder / "runs" / run / "evaluation" / "samples" for run in runs}
+      pictures = {run: samples / run / f"{name}_00.png" for run, samples in of_runs.items()}
+      run = next((run for run, picture in pictures.items() if picture.exists()), None)
+      if run is None:  # all runs failed or are not done yet
         continue
+      samples, picture = of_runs[run], pictures[run]
       if first:
         sheet.add(BICUBIC, read_written_png(samples / BICUBIC / f"{name}_00.png"))
         first = False

@@ -10,6 +10,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.files import regular_file, write_whole
 
 FAILED = "failed"  # the metric whose value is not a number but why a run failed
+SEVERAL = " + "  # between the kinds of devices that one run was on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Row:
     metric: what was measured.
     value: the number; of `FAILED` a text.
     commit: of the code, with "-changed" if files differ from it.
-    device: the kind of device.
+    device: the kind of device; all of them, with `SEVERAL` between, if the run was moved.
     config: a digest of the run's configuration.
   """
 
@@ -79,15 +80,20 @@ def read_rows(path: pathlib.Path) -> list[Row]:
   return rows
 
 
-def collect(folders: Sequence[pathlib.Path], path: pathlib.Path) -> list[Row]:
+def collect(folders: Sequence[pathlib.Path], path: pathlib.Path, kept: bool = False) -> list[Row]:
   """Puts the tables of all runs together, in order, and writes them as one.
 
   Args:
     folders: with the tables of each run; what a run has not measured yet is left out.
     path: where to.
+    kept: whether rows that are there stay if they are of runs without tables: of a study's folder
+      that came without all of its runs.
   """
   rows = [
     row for folder in folders for table in sorted(folder.glob("*.csv")) for row in read_rows(table)
   ]
+  if kept and path.exists():
+    there = {row.config for row in rows}
+    rows += [row for row in read_rows(path) if row.config not in there]
   write_rows(path, rows)
   return rows

@@ -43,7 +43,7 @@ class Options:
     command: what was typed, for the reports of evaluations.
     timing: of claims.
     wait: whether to wait for runs that other processes have, to take them over should these die.
-    retry_failed: whether runs that failed are begun again.
+    retry_failed: whether runs that had failed before go on.
   """
 
   command: str = ""
@@ -68,6 +68,15 @@ def failure(job: Job) -> str:
   return str(read_rows(table)[0].value) if table.exists() else ""
 
 
+def forget_failures(jobs: Sequence[Job]) -> None:
+  """Lets failed runs that nobody has go on from their latest checkpoints."""
+  for job in jobs:
+    if failure(job) and (claim := claims.take(job.folder, claims.Timing())):
+      job.table(FAILED).unlink(missing_ok=True)
+      (job.folder / _ATTEMPTS).unlink(missing_ok=True)
+      claim.release()
+
+
 def run_jobs(
   jobs: Sequence[Job], folder: pathlib.Path, options: Options, display: Display
 ) -> list[Row]:
@@ -89,13 +98,15 @@ def run_jobs(
     Interrupted: a signal came; the same command goes on.
   """
   if options.retry_failed:
-    for job in jobs:
-      job.table(FAILED).unlink(missing_ok=True)
-      (job.folder / _ATTEMPTS).unlink(missing_ok=True)
+    forget_failures(jobs)
   waited = False
   while left := [job for job in jobs if job.left() and not failure(job)]:
-    if any([_try(job, options, display) for job in left]):
-      collect(tables(jobs), folder / "runs.csv")
+    done = False
+    for job in left:
+      if _try(job, options, display):
+        collect(tables(jobs), folder / "runs.csv")
+        done = True
+    if done:
       waited = False
       continue
     if not waited:

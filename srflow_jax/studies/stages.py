@@ -17,20 +17,23 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from srflow_jax.config import Config
 from srflow_jax.evaluation import Settings
 from srflow_jax.evaluation.run import Memory, evaluate_workdirs
-from srflow_jax.files import read_json
+from srflow_jax.files import read_json, write_json
 from srflow_jax.images import write_png
 from srflow_jax.studies import costs, receptive_field
 from srflow_jax.studies.degraded import write_degraded
 from srflow_jax.studies.planning import Plan, PlannedRun, evaluation_folders, sheet_images
-from srflow_jax.studies.results import Row, write_rows
+from srflow_jax.studies.results import SEVERAL, Row, write_rows
 from srflow_jax.studies.study import BICUBIC
+from srflow_jax.training import start
 from srflow_jax.training.events import Scalar, read_scalars
 from srflow_jax.training.loop import train
 
 RUNS = "runs"  # the study's folder of runs
 ROWS = "rows"  # a run's folder of tables
+_DEVICES = "devices.json"  # of a run: the kinds of devices that it was on
 _NOT_FINITE = ("nan", "inf", "-inf")  # numbers that JSON holds as texts
 HR = "hr"  # the study's folder of HR images for the sheets
 
@@ -68,6 +71,12 @@ class Job:
     """Where a stage's table is."""
     return self.folder / ROWS / f"{stage}.csv"
 
+  def _devices(self) -> list[str]:
+    """The kinds of devices that the run was on, this one last."""
+    path = self.folder / _DEVICES
+    before = read_json(path) if path.exists() else []
+    return [kind for kind in before if kind != costs.device_kind()] + [costs.device_kind()]
+
   def do(self, stage: str) -> None:
     """Does a stage.
 
@@ -75,6 +84,7 @@ class Job:
       InputError: it failed, or its table cannot be written.
       Interrupted: a signal came.
     """
+    write_json(self.folder / _DEVICES, self._devices())
     rows = list(self.stages()[stage](self))
     self.table(stage).parent.mkdir(exist_ok=True)
     write_rows(self.table(stage), rows)
@@ -91,7 +101,7 @@ class Job:
       metric=metric,
       value=value,
       commit=commit(),
-      device=costs.device_kind(),
+      device=SEVERAL.join(self._devices()),
       config=self.run.digest,
     )
 
@@ -123,27 +133,32 @@ def _train(job: Job) -> Iterator[Row]:
   yield job.row("skipped", int(state.skipped))
   yield job.row("rate_factor", float(state.rate_factor))
   scalars = read_scalars(job.folder)
-  if seconds := _seconds_a_step(scalars.get("train/learning_rate", {})):
-    yield job.row("step_seconds", seconds)
-    yield job.row("train_seconds", seconds * config.num_train_steps)
+  seconds = _seconds(scalars.get("train/learning_rate", {}), config)
+  if seconds:
+    yield job.row("train_seconds", seconds)
+    yield job.row("step_seconds", seconds / config.num_train_steps)
   for tag, steps in sorted(scalars.items()):
     if tag.startswith("validation/"):
       for step, scalar in sorted(steps.items()):
         yield job.row(tag, scalar.value, step=step)
 
 
-def _seconds_a_step(logged: Mapping[int, Scalar]) -> float:
-  """The median time of a step, by when steps were logged; 0 if too few were.
+def _seconds(logged: Mapping[int, Scalar], config: Config) -> float:
+  """How long training takes, by when steps were logged; 0 if too few of a phase were.
 
-  So neither compilation nor what happened between a kill and a new start counts.
+  That is the median time of a step, of those with a frozen encoder and of those after, times their
+  number. So neither compilation nor what happened between a kill and a new start counts.
   """
-  points = sorted(logged.items())
-  taken = [
-    (after.time - before.time) / (step - earlier)
-    for (earlier, before), (step, after) in itertools.pairwise(points)
-    if after.time > before.time
-  ]
-  return statistics.median(taken) if taken else 0.0
+  frozen = start.frozen_steps(config)
+  by_phase = {phase: [] for phase in ("frozen", "full")}
+  for (earlier, before), (step, after) in itertools.pairwise(sorted(logged.items())):
+    if after.time > before.time and not earlier < frozen < step:
+      phase = by_phase["frozen" if step <= frozen else "full"]
+      phase.append((after.time - before.time) / (step - earlier))
+  medians = {name: statistics.median(taken) if taken else 0.0 for name, taken in by_phase.items()}
+  steps = costs.PerStep(float(frozen), float(config.num_train_steps - frozen))
+  unknown = (steps.frozen and not medians["frozen"]) or (steps.full and not medians["full"])
+  return 0.0 if unknown else costs.PerStep(**medians).of_run(config)
 
 
 def _settings(job: Job) -> tuple[Settings, Memory]:
@@ -154,11 +169,12 @@ def _settings(job: Job) -> tuple[Settings, Memory]:
 
 def _evaluate(job: Job) -> Iterator[Row]:
   folders = evaluation_folders(job.plan.study, job.plan.configs[job.plan.study.base_name])
-  if job.run == job.plan.runs[0]:  # the report needs no more than the study's folder
-    for image in sheet_images(job.plan.study, job.run.config.model.scale, *folders):
+  for image in sheet_images(job.plan.study, job.run.config.model.scale, *folders):
+    path = job.folder.parents[1] / HR / f"{image.name}.png"
+    if not path.exists():  # the report needs no more than the study's folder
       hr = image.read(job.run.config.model.scale)[1]
       assert hr is not None  # a study's evaluation has HR images
-      write_png(job.folder.parents[1] / HR / f"{image.name}.png", hr)
+      write_png(path, hr)
   yield from _scores(job, *folders, job.folder / "evaluation")
 
 
@@ -179,9 +195,8 @@ def _scores(job: Job, hr_dir: str, lr_dir: str, output: pathlib.Path) -> Iterato
   systems = read_json(output / "summary.json")["systems"]
   name = job.folder.resolve().name
   yield from _of_images(job, systems[name]["images"])
-  if job.run == job.plan.runs[0]:  # bicubic has the same scores beside all runs
-    for row in _of_images(job, systems[BICUBIC]["images"]):
-      yield dataclasses.replace(row, variant=BICUBIC, step=0)
+  for row in _of_images(job, systems[BICUBIC]["images"]):  # the same beside all runs
+    yield dataclasses.replace(row, variant=BICUBIC, step=0)
 
 
 def _of_images(job: Job, images: Mapping[str, Mapping[str, Any]]) -> Iterator[Row]:

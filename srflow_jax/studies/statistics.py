@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.optimize
 import scipy.special
 import scipy.stats
 
@@ -99,10 +100,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def least_detectable(groups: Sequence[Sequence[float]]) -> float:
-  """The least difference of two variants' means that so many seeds would show.
+  """The least difference of two variants' means that so many seeds would show, unpaired.
 
   That is `(t.975 + t.8) * sd * sqrt(2 / n)`, with the standard deviation over seeds pooled over
-  all variants (equal ones are assumed), and the degrees of freedom of that.
+  all variants (equal ones are assumed), and the degrees of freedom of that. The study's own runs
+  are the pilot. It knows nothing of pairs and of several variants: `shown_by_test` does.
 
   Args:
     groups: of each variant, its value for each seed.
@@ -120,6 +122,35 @@ def least_detectable(groups: Sequence[Sequence[float]]) -> float:
   return quantiles * math.sqrt(variance * 2 / seeds)
 
 
+def shown_by_test(differences: Sequence[Sequence[float]]) -> float:
+  """The mean difference that the paired test would find in four of five such studies.
+
+  A t test of n paired differences at 5 % over m variants (Holm's first step: 5 % / m) finds a mean
+  `delta` with the power of the noncentral t distribution at `delta sqrt(n) / sd`, with n - 1
+  degrees of freedom. The standard deviation is pooled over the variants.
+
+  Args:
+    differences: of each variant, over seeds.
+
+  Returns:
+    The difference; NaN if no variant has two seeds.
+  """
+  groups = [group for group in differences if len(group) > 1]
+  if not groups:
+    return math.nan
+  seeds = min(len(group) for group in groups)
+  weights = [len(group) - 1 for group in groups]
+  variance = float(np.average([np.var(group, ddof=1) for group in groups], weights=weights))
+  critical = _quantile(1 - (1 - LEVEL) / 2 / len(groups), seeds - 1)
+
+  def lacks(noncentrality: float) -> float:
+    return POWER - float(scipy.stats.nct.sf(critical, seeds - 1, noncentrality))
+
+  largest = 10 * critical  # there the power is nearly one, however few the seeds
+  found = scipy.optimize.root_scalar(lacks, bracket=(0.0, largest))
+  return float(found.root) * math.sqrt(variance / seeds)
+
+
 class Comparison(NamedTuple):
   """How a variant differs from the base in one metric: variant less base.
 
@@ -129,6 +160,7 @@ class Comparison(NamedTuple):
     over_images: the same mean, over images, with its BCa interval.
     p_value: Holm's, over the variants of the study.
     least: the least detectable difference.
+    shown: what the test would find in four of five studies, see `shown_by_test`.
   """
 
   seeds: int
@@ -136,6 +168,7 @@ class Comparison(NamedTuple):
   over_images: Interval
   p_value: float
   least: float
+  shown: float
 
   @property
   def called(self) -> bool:
@@ -160,6 +193,7 @@ def compare(base: Scores, variants: dict[str, Scores]) -> dict[str, Comparison |
   groups = [_means(scores) for scores in (base, *variants.values())]
   least = least_detectable([g for g in groups if np.isfinite(g).all()])
   found: dict[str, Comparison | None] = {}
+  by_seeds = []
   for name, scores in variants.items():
     seeds = sorted(base.keys() & scores.keys())
     common = [base[s].keys() & scores[s].keys() for s in seeds]
@@ -169,17 +203,20 @@ def compare(base: Scores, variants: dict[str, Scores]) -> dict[str, Comparison |
       found[name] = None
       continue
     by_seed = table.mean(1)
+    by_seeds.append(by_seed)
     found[name] = Comparison(
       len(seeds),
       t_interval(by_seed),
       bca_interval(table.mean(0)),
       t_p_value(by_seed),
       least,
+      math.nan,
     )
   there = {name: c for name, c in found.items() if c is not None}
   adjusted = holm([c.p_value for c in there.values()])
+  shown = shown_by_test(by_seeds)
   for (name, comparison), p_value in zip(there.items(), adjusted, strict=True):
-    found[name] = comparison._replace(p_value=p_value)
+    found[name] = comparison._replace(p_value=p_value, shown=shown)
   return found
 
 

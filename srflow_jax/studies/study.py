@@ -36,7 +36,7 @@ from srflow_jax.errors import InputError
 Changes = Mapping[str, Any]  # values by the field's place, as "model.stages[0].steps"
 
 BICUBIC = "bicubic"  # what tables call the enlargement that every evaluation measures too
-DEGRADATIONS = ("jpeg20", "noise10")  # see `stress.py`
+DEGRADATIONS = ("jpeg20", "noise10")  # see `degraded.py`
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,63}")
 

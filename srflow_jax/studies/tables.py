@@ -1,13 +1,16 @@
 """The tables of a study's report, as cells of text."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from srflow_jax.evaluation.report import human_count
 from srflow_jax.studies.outcome import METRICS, Metric, Outcome
 from srflow_jax.studies.receptive_field import HIDDEN, radius_reached
-from srflow_jax.studies.statistics import Comparison, Interval
+from srflow_jax.studies.statistics import Comparison, Interval, t_interval
 from srflow_jax.studies.study import BICUBIC
 
 Comparisons = Mapping[str, Mapping[str, Comparison | None]]
@@ -32,23 +35,25 @@ class Table(NamedTuple):
 def results(
   outcome: Outcome, comparisons: Comparisons, record: Mapping[str, Any], title: str = "Results"
 ) -> Table:
-  """Means of all variants, in the columns of the published tables."""
+  """Means of all variants with 95 % intervals, in the columns of the published tables."""
   scale = next(iter(record["variants"].values()))["model"]["scale"]
   heading = [f"x{scale}", "Params", "FLOPs", "train time", "time"]
-  heading += [metric.heading for metric in METRICS] + ["skipped"]
+  heading += [metric.heading for metric in METRICS] + ["skipped", "rolled back", "broken"]
   cells, styles = [heading], {}
   names = [BICUBIC] * bool(outcome.of_images(BICUBIC, "psnr")) + outcome.variants
   for line, name in enumerate(names, start=1):
     params = outcome.mean(name, "params_flow")
     cells.append(
       [
-        name,
+        name if name == BICUBIC else _with_seeds(outcome, name),
         human_count(None if params is None else round(params)),
         _written(outcome.of_all_rates(name, "train_flops"), "{:.2e}"),
         _hours(outcome.of_all_rates(name, "train_seconds"), outcome.device),
         _written(outcome.mean(name, "time") if outcome.device else None, "{:.2f}s"),
-        *(_written(outcome.mean(name, metric.name), metric.form) for metric in METRICS),
+        *(_mean(outcome.of_runs(name, metric.name), metric.form, name) for metric in METRICS),
         _written(outcome.mean(name, "skipped"), "{:g}"),
+        _rolled_back(outcome, name),
+        _percent(outcome.mean(name, "broken_samples")),
       ]
     )
     for column, metric in enumerate(METRICS, start=5):
@@ -65,29 +70,71 @@ def _style(metric: Metric, comparison: Comparison | None) -> str:
   return "bold" if metric.better * comparison.over_seeds.mean > 0 else "italic"
 
 
+def _with_seeds(outcome: Outcome, name: str) -> str:
+  """A variant's name, and how many of its seeds there are if they are not all."""
+  seeds = len(outcome.of_runs(name, METRICS[0].name))
+  return name if seeds == len(outcome.seeds) else f"{name} ({seeds} of {len(outcome.seeds)} seeds)"
+
+
+def _mean(by_seed: Mapping[int, float], form: str, name: str) -> str:
+  """A mean over seeds, and the half-width of its interval."""
+  if not by_seed:
+    return "-"
+  interval = t_interval(list(by_seed.values()))
+  written = _written(interval.mean, form)
+  if name == BICUBIC or math.isnan(interval.high):
+    return written
+  return f"{written} ± {form.format(interval.high - interval.mean)}"
+
+
+def _rolled_back(outcome: Outcome, name: str) -> str:
+  """How many runs went back to an earlier checkpoint with a lower rate."""
+  factors = outcome.of_runs(name, "rate_factor").values()
+  return str(sum(factor < 1 for factor in factors)) if factors else "-"
+
+
+def _percent(share: float | None) -> str:
+  return _written(None if share is None else 100 * share, "{:.1f} %")
+
+
 def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
-  evaluation, seeds = record["evaluation"], record["seeds"]
+  evaluation = record["evaluation"]
   times = (
     f"Times are of one kind of device, {outcome.device}."
     if outcome.device
     else "Runs were on several kinds of devices, so times are not compared."
   )
   rates = " FLOPs and train time are those of all learning rates together." * outcome.has_grid
+  noises = {name: json.dumps(c["data"]["noise"]) for name, c in record["variants"].items()}
+  others = [name for name, noise in noises.items() if noise != noises[outcome.base]]
+  noise = (
+    f" nll and bits/dim are of images without noise, and {', '.join(others)} "
+    f"trained with another noise than {outcome.base}: part of their difference is that."
+  ) * bool(others)
+  left = f" Not done yet: {', '.join(outcome.not_done)}." * bool(outcome.not_done)
+  commits = ", ".join(outcome.commits) or "-"
+  several = " (several: their code may differ)" * (len(outcome.commits) > 1)
   return (
-    f"Means over {len(seeds)} seeds and all images, {evaluation['num_samples']} samples at "
-    f"temperature {evaluation['temperature']:g}. Bold is better than {outcome.base}, italic is "
-    "worse: significant at 5 % (t over paired seeds, Holm over variants) and beyond the least "
-    f"detectable difference. All else is not told apart. {times}{rates}"
+    f"Means over {len(outcome.seeds)} seeds and all images, ± half the 95 % t interval over seeds; "
+    f"{evaluation['num_samples']} samples at temperature {evaluation['temperature']:g}. "
+    f"Bold is better than {outcome.base}, italic is worse: significant at 5 % (t over paired "
+    "seeds, Holm over variants) and beyond the least detectable difference. All else is not told "
+    "apart. Params are the flow's, FLOPs those of training, time is of one sample with its "
+    "context; skipped steps a run, runs that were rolled back, and samples that are broken (a "
+    f"value not finite or outside [-1, 2]). {times}{rates}{noise}{left} Code of commit "
+    f"{commits}{several}."
   )
 
 
 def differences(outcome: Outcome, comparisons: Comparisons) -> Table:
   """Each variant less the base, in each metric, with intervals."""
   heading = ["metric", "variant", "seeds", "difference", "95 % over seeds", "95 % over images"]
-  cells, styles = [[*heading, "p (Holm)", "least detectable"]], {}
+  cells, styles = [[*heading, "p (Holm)", "least detectable", "shown in 4 of 5 studies"]], {}
+  lost = []
   for metric in METRICS:
     for name, found in comparisons[metric.name].items():
       if found is None:
+        lost.append(f"{metric.heading} of {name}")
         continue
       form = metric.form.replace(":", ":+")
       cells.append(
@@ -100,6 +147,7 @@ def differences(outcome: Outcome, comparisons: Comparisons) -> Table:
           _interval(found.over_images, form),
           _written(found.p_value, "{:.3f}"),
           _written(found.least, metric.form),
+          _written(found.shown, metric.form),
         ]
       )
       if style := _style(metric, found):
@@ -109,7 +157,13 @@ def differences(outcome: Outcome, comparisons: Comparisons) -> Table:
     cells,
     styles,
     "Over seeds: Student's t on paired differences. Over images: BCa bootstrap of their mean over "
-    "seeds; it says how far other images could differ, not other seeds.",
+    "seeds; it says how far other images could differ, not other seeds. The intervals are each "
+    "of one comparison, the p-values of all variants together, so an interval may leave zero out "
+    "where p is above 0.05. Least detectable: of two variants, unpaired, with these runs as the "
+    "pilot. Shown in 4 of 5 studies: so large must a difference be for this very test, with these "
+    "seeds and variants, to find it four times in five."
+    + f" Not compared, for want of a common seed or of finite values: {', '.join(lost)}."
+    * bool(lost),
   )
 
 
@@ -140,13 +194,14 @@ def receptive_fields(outcome: Outcome) -> Table | None:
     "Receptive field",
     cells,
     {},
-    "Sides in HR pixels of what a place of a stage depends on, by the architecture. Radii in LR "
+    "Sides in HR pixels of what a place of a stage depends on, by the architecture of the flow "
+    "(the encoder sees further). Radii in LR "
     "pixels within which 95 % of the gain is reached: that is by how much the nll of an image's "
     "middle, in bits per pixel, falls from showing the model nothing beyond the middle to all.",
   )
 
 
-_HIDDEN_NAMES = {"lr": "LR", "lr_and_kept": "LR and kept channels"}
+_HIDDEN_NAMES = {"lr": "LR", "lr_and_kept": "LR and HR"}
 
 
 def degraded(outcome: Outcome, kinds: list[str]) -> Table | None:
@@ -159,25 +214,45 @@ def degraded(outcome: Outcome, kinds: list[str]) -> Table | None:
     heading += [f"{where}: broken samples", f"{where}: worst inverse factor"]
   cells = [heading]
   for name in outcome.variants:
+    images = {
+      image
+      for kind in kinds
+      for by_image in outcome.of_images(name, f"{kind}/broken_samples").values()
+      for image in by_image
+    }
     line = [name]
     for prefix in places:
-      share = outcome.mean(name, f"{prefix}broken_samples")
-      factors = [
-        value
-        for images in outcome.of_images(name, f"{prefix}largest_inverse_factor").values()
-        for value in images.values()
-      ]
-      line.append(_written(None if share is None else 100 * share, "{:.1f} %"))
-      line.append(_written(max(factors) if factors else None, "{:.3g}"))
+      shares = _of_some(outcome, name, f"{prefix}broken_samples", images)
+      factors = _of_some(outcome, name, f"{prefix}largest_map_factor", images)
+      line.append(_percent(float(np.mean(shares)) if shares else None))
+      line.append(_worst(factors))
     cells.append(line)
   return Table(
     "LR images unlike those of training",
     cells,
     {},
-    "Broken samples have a value that is not finite or outside [-1, 2], where 1 is white. The "
-    "worst inverse factor is what the flow's inverse multiplies errors by at most in one layer. "
-    + " ".join(_DEGRADED[kind] for kind in kinds),
+    "All three of the same images, the first of the evaluation. Broken samples have a value that "
+    "is not finite or outside [-1, 2], where 1 is white. The worst inverse factor is what the "
+    "inverse of one elementwise map multiplies errors by at most, where the flow encodes the HR "
+    "image given that LR image. " + " ".join(_DEGRADED[kind] for kind in kinds),
   )
+
+
+def _of_some(outcome: Outcome, name: str, metric: str, images: Collection[str]) -> list[float]:
+  """A metric's values of some images, over all seeds."""
+  return [
+    value
+    for by_image in outcome.of_images(name, metric).values()
+    for image, value in by_image.items()
+    if image in images
+  ]
+
+
+def _worst(factors: Sequence[float]) -> str:
+  """The largest; a value that is not finite is worse than any."""
+  if not factors:
+    return "-"
+  return f"{max(factors):.3g}" if np.isfinite(factors).all() else "not finite"
 
 
 _DEGRADED = {

@@ -212,7 +212,8 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
         shown[f"val_{loss_name}"] = f"{validation_loss:.4g}"
       elif saves and config.keep_best:
         validation_loss = run.validation.loss(state.ema or state.params)
-      stopped = stop.received() and not last
+      # The last step needs no more batches, whichever process has none.
+      stopped = stop.received() and not (last and stop.failed is not None)
       # What is saved is good to go back to: parameters are finite, since a step that is not is
       # not applied, and the latest step was applied.
       if (saves or stopped) and (last or not int(state.skipped_in_a_row)):
@@ -233,7 +234,7 @@ def _first_batch(batches: Iterator[Any]) -> Any:
 
 
 def _stopped(run: _Run, stop: StopRequest, step: int) -> Exception:
-  """What ends a run after a step before its last, in all processes; what there is, is saved."""
+  """What ends a run early, after a step, in all processes; what there is, is saved."""
   saved = max(checkpoints.saved_steps(run.workdir), default=0)
   if stop.failed is None:
     return Interrupted(
