@@ -37,7 +37,8 @@ export SLURM_CONF="$folder/slurm.conf"
 slurmctld -f "$SLURM_CONF"
 slurmd -f "$SLURM_CONF"
 for _ in 1 2 3 4 5 6 7 8 9 10; do
-  [ "$(sinfo --noheader --format=%T --states=idle)" ] && break
+  [ "$(sinfo --noheader --format=%T --states=idle)" ] && exec sinfo
   sleep 1
 done
-sinfo
+echo "the node is not idle after 10 seconds; $folder/$host.log says why" >&2
+exit 1

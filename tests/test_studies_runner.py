@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 import rich.console
@@ -159,6 +160,10 @@ def test_an_interrupted_study_goes_on_at_the_stage_where_it_was(study, tmp_path,
     (InputError("training diverges"), "train: training diverges"),
     (MemoryError(), "train: MemoryError: MemoryError"),
     (RuntimeError("two\nlines"), "train: RuntimeError: two lines"),
+    (
+      jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"),
+      "train: JaxRuntimeError: RESOURCE_EXHAUSTED: x",
+    ),
   ],
 )
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(study, tmp_path, done, error, reason):
@@ -177,6 +182,24 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(study, tmp_path, done
   done.before = lambda job, stage: None
   _, rows = run(study, tmp_path, runner.Options(timing=QUICK.timing, retry_failed=True))
   assert len(done) == 8 and not [row for row in rows if row.metric == FAILED]
+
+
+def test_a_device_that_fails_ends_its_process_and_no_run(study, tmp_path, done):
+  """Unless processes end so at one place again and again: then it is the run's own fault."""
+
+  def fail(job, stage):
+    if job.run.name == "base-seed3":
+      raise jax.errors.JaxRuntimeError("INTERNAL: device lost")
+
+  done.before = fail
+  for _ in range(3):
+    with pytest.raises(InputError, match=r"base-seed3: train: the device failed, .*device lost"):
+      run(study, tmp_path)
+    assert not done
+  _, rows = run(study, tmp_path)
+  assert (
+    len(done) == 6 and "3 processes in a row" in next(r for r in rows if r.metric == FAILED).value
+  )
 
 
 def test_two_processes_divide_the_runs(study, tmp_path, done):

@@ -94,7 +94,7 @@ def run_jobs(
     The rows of all runs, which `runs.csv` has too.
 
   Raises:
-    InputError: a folder cannot be written.
+    InputError: a folder cannot be written, or the device fails.
     Interrupted: a signal came; the same command goes on.
   """
   if options.retry_failed:
@@ -185,20 +185,39 @@ def _do(job: Job, display: Display) -> None:
   except Interrupted:
     _end_attempt(job)
     raise
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" in str(error):
+      _fail(job, stage, error, display)
+      return
+    # A broken device would fail one run after the other. So it counts as a process that died.
+    raise InputError(
+      f"{job.run.name}: {stage}: the device failed, so this process ends: {_reason(error)}. The "
+      f"same command goes on; a run that ends {_MOST_DEATHS} processes at one place has failed"
+    ) from error
   except Exception as error:  # whatever a researcher's own kinds may raise: the others go on
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, InputError):
-      reason = f"{type(error).__name__}: {reason}"
-      with _output_to(job.folder / "log.txt"):
-        traceback.print_exc()
-    _end_attempt(job)
-    steps = checkpoints.saved_steps(job.folder)
-    step = steps[-1] if steps else 0
-    job.table(FAILED).parent.mkdir(exist_ok=True)
-    write_rows(job.table(FAILED), [job.row(FAILED, f"{stage}: {reason}", step=step)])
-    display.say(f"{job.run.name}: failed in {stage}: {reason}")
+    _fail(job, stage, error, display)
   finally:
     jax.clear_caches()  # the next run's programs are others
+
+
+def _fail(job: Job, stage: str, error: Exception, display: Display) -> None:
+  """Records why a run failed."""
+  reason = _reason(error)
+  if not isinstance(error, InputError):
+    with _output_to(job.folder / "log.txt"):
+      traceback.print_exception(error)
+  _end_attempt(job)
+  steps = checkpoints.saved_steps(job.folder)
+  step = steps[-1] if steps else 0
+  job.table(FAILED).parent.mkdir(exist_ok=True)
+  write_rows(job.table(FAILED), [job.row(FAILED, f"{stage}: {reason}", step=step)])
+  display.say(f"{job.run.name}: failed in {stage}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+  """What an error says, in one line."""
+  reason = " ".join(str(error).split()) or type(error).__name__
+  return reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}"
 
 
 def _place(job: Job) -> str:
