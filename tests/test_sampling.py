@@ -1,5 +1,7 @@
 import dataclasses
 import queue
+import time
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +154,27 @@ def test_density_of_tiles_is_the_whole_image_s(whole, tiled, pair):
   assert density.log_prob == pytest.approx(expected.log_prob, rel=1e-5)
   assert 0 < density.round_trip < 1e-3
   assert density.largest_inverse_factor >= expected.largest_inverse_factor > 1
+
+
+def test_models_are_traced_by_one_thread_at_a_time():
+  """Two in linen's lifted transforms at once find each other's half-made classes."""
+
+  class Model:
+    tracing = 0
+
+    def apply(self, variables, given, method):
+      self.tracing += 1
+      assert self.tracing == 1
+      time.sleep(0.02)
+      self.tracing -= 1
+      return given.lr
+
+  made = programs.Programs(Model(), {})
+  with futures.ThreadPoolExecutor(4) as threads:
+    sizes = [(4, side) for side in range(1, 9)]
+    traced = list(threads.map(lambda size: made.trace("condition", size), sizes))
+    contexts = list(threads.map(made.context, sizes))
+  assert [t.out_info.shape for t in traced] == [c.shape for c in contexts]
 
 
 def test_a_density_that_is_not_finite_is_a_number_all_the_same():

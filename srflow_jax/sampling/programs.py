@@ -7,6 +7,7 @@ are kept; of every program it is remembered how many bytes it takes.
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
@@ -33,6 +34,10 @@ MAX_PROGRAMS = 24
 # A program for one size and a few samples runs too short to repay the compiler's best: x4_small's
 # take it a third less time so, and run as fast (docs/speed.md has the figures).
 _LEVEL = 1
+
+# Linen's scans and vmaps make classes, for which they change the classes of layers for a moment. So
+# of several threads one traces, and compilers run beside it.
+_TRACING = threading.RLock()
 
 
 def largest_inverse_factor(sown: Any, maps_only: bool = False) -> float:
@@ -98,9 +103,10 @@ class Programs:
 
   def trace(self, method: str, size: Size, batch: int = 1) -> jax.stages.Traced:
     """A method traced for a size and, if it is of samples, a number of them: to be compiled."""
-    function, arguments = getattr(self, f"_{method}")(size, batch)
-    jitted = jax.jit(function, compiler_options=compiler_options(_LEVEL))
-    return jitted.trace(self._variables, *arguments)
+    with _TRACING:
+      function, arguments = getattr(self, f"_{method}")(size, batch)
+      jitted = jax.jit(function, compiler_options=compiler_options(_LEVEL))
+      return jitted.trace(self._variables, *arguments)
 
   def _compile(self, method: str, size: Size, batch: int) -> jax.stages.Compiled:
     program = self.trace(method, size, batch).lower().compile()
@@ -159,11 +165,13 @@ class Programs:
 
   def _latents(self, size: Size) -> Any:
     draw = functools.partial(self._model.apply, method="latents_at")
-    return jax.eval_shape(draw, self._variables, jax.random.key(0), self.context(size), 1.0)
+    with _TRACING:
+      return jax.eval_shape(draw, self._variables, jax.random.key(0), self.context(size), 1.0)
 
   def _context(self, size: Size) -> Any:
     condition, arguments = self._condition(size, 1)
-    return jax.eval_shape(condition, self._variables, *arguments)
+    with _TRACING:
+      return jax.eval_shape(condition, self._variables, *arguments)
 
 
 @contextlib.contextmanager
