@@ -47,6 +47,14 @@ def golden_metrics() -> tuple[dict[str, np.ndarray], dict]:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch) -> None:
+  """Validation has a loss alone: programs for samples and scores would take the longest."""
+  from srflow_jax.training.validation import Validation
+
+  monkeypatch.setattr(Validation, "_write_pictures", lambda *_: None)
+
+
+@pytest.fixture
 def hr_dir(tmp_path) -> pathlib.Path:
   """A folder of three small HR images."""
   from fakes import write_hr  # not above: only some tests need a model

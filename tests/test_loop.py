@@ -26,7 +26,7 @@ def config_of(steps: int):
 
 
 @pytest.fixture
-def feed(monkeypatch):
+def feed(monkeypatch, no_pictures):
   """Lets a test spoil batches: `feed(spoilt, drawn)`; returns after which steps a feed began.
 
   `spoilt(number, step)` says whether, in the feed of that number, a step's batch is not finite;

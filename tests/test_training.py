@@ -114,15 +114,6 @@ def test_what_is_not_finite_is_skipped_and_counted():
   assert any(jax.tree.leaves(moved))
 
 
-def test_a_frozen_encoder_stays():
-  config = micro_config()
-  model, state, batch = micro_state(config)
-  before = copied(state)
-  state, _ = make_train_step(model, read_config(config), ("flow",))(state, batch)
-  assert_equal(state.params["encoder"], before.params["encoder"])
-  assert_equal(state.opt_state["encoder"], before.opt_state["encoder"])
-
-
 def test_learning_rate_is_halved_at_the_published_steps():
   schedule = learning_rate_schedule(load_config("x4_da").optim, 200_000)
   steps = [0, 99_999, 100_001, 150_001, 180_001, 190_001]
@@ -154,7 +145,7 @@ def test_a_run_is_seen_in_tensorboard(run):
   assert any(tag.startswith("validation/") for tag in tags)
 
 
-def test_an_interrupted_run_ends_as_the_whole_one(run, tmp_path):
+def test_an_interrupted_run_ends_as_the_whole_one(run, tmp_path, no_pictures):
   """Two steps, then a new process's two more: the same parameters, bit for bit."""
   config, _, whole = run
   first = config.copy_and_resolve_references()
@@ -190,7 +181,7 @@ def test_another_configuration_on_an_old_workdir_is_refused(run):
     train(config, str(workdir))
 
 
-def test_another_configuration_may_be_allowed(run, tmp_path, capsys):
+def test_another_configuration_may_be_allowed(run, tmp_path, capsys, no_pictures):
   config, workdir, whole = run
   config = config.copy_and_resolve_references()
   shutil.copytree(workdir, tmp_path / "W")
