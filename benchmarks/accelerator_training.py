@@ -115,7 +115,7 @@ def train_and_evaluate(
   emit(what="training: steps, seconds", value=f"{step - int(done)}, {time.monotonic() - begin:.0f}")
   settings = Settings(num_samples=_NUM_SAMPLES, temperature=_TEMPERATURES[-1])
   temperatures = _TEMPERATURES if build_model(config.model).loss_name == "nll" else ()
-  said = evaluate_workdirs(
+  outcome = evaluate_workdirs(
     [str(workdir)],
     "",
     "",
@@ -124,8 +124,8 @@ def train_and_evaluate(
     "benchmarks.accelerator",
     temperatures,
   )
-  print(said, flush=True)
-  for line in said.splitlines():
+  print(outcome.text, flush=True)
+  for line in outcome.text.splitlines():
     if line.startswith("|"):
       emit(what="evaluation", value=line.replace("|", " "))
 
