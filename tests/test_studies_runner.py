@@ -129,6 +129,17 @@ def test_training_takes_the_time_of_both_its_phases(study):
   assert stages._seconds(dict(list(logged.items())[:5]), config) == 0  # nothing of the second
 
 
+def test_operations_are_counted_once(photographs, tmp_path, monkeypatch):
+  """A later version may count them otherwise: a study that has begun keeps its steps."""
+  dirs = {name: photographs for name in ("hr_dir", "train_dir", "val_dir")}
+  study = read_study(studies_tiny.get_study() | {"budget": {"flops": 1e10}}, **dirs)
+  before = record.begin(study, tmp_path).configs
+  steps = costs.steps_of
+  monkeypatch.setattr(costs, "steps_of", lambda *arguments: steps(*arguments) + 1)
+  assert record.begin(study, tmp_path).configs == before
+  assert record.begin(study, tmp_path / "new").configs != before
+
+
 def test_degraded_images_are_written_once(photographs, tmp_path):
   arguments = (tmp_path, "noise10", 4, photographs, "", 2)
   folders = degraded.write_degraded(*arguments)

@@ -71,11 +71,12 @@ class Job:
     """Where a stage's table is."""
     return self.folder / ROWS / f"{stage}.csv"
 
+  @functools.cached_property
   def _devices(self) -> list[str]:
-    """The kinds of devices that the run was on, this one last."""
-    path = self.folder / _DEVICES
+    """The kinds of devices that the run was on, this one last; read once, for thousands of rows."""
+    path, own = self.folder / _DEVICES, costs.device_kind()
     before = read_json(path) if path.exists() else []
-    return [kind for kind in before if kind != costs.device_kind()] + [costs.device_kind()]
+    return [kind for kind in before if kind != own] + [own]
 
   def do(self, stage: str) -> None:
     """Does a stage.
@@ -84,7 +85,7 @@ class Job:
       InputError: it failed, or its table cannot be written.
       Interrupted: a signal came.
     """
-    write_json(self.folder / _DEVICES, self._devices())
+    write_json(self.folder / _DEVICES, self._devices)
     rows = list(self.stages()[stage](self))
     self.table(stage).parent.mkdir(exist_ok=True)
     write_rows(self.table(stage), rows)
@@ -101,7 +102,7 @@ class Job:
       metric=metric,
       value=value,
       commit=commit(),
-      device=SEVERAL.join(self._devices()),
+      device=SEVERAL.join(self._devices),
       config=self.run.digest,
     )
 

@@ -1,7 +1,8 @@
 """What a run's parameters start from: `optim.encoder_init` and `optim.flow_init`."""
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -41,16 +42,13 @@ def _encoder(config: Config) -> Params:
   source = config.optim.encoder_init
   if not source:
     return {}
-  try:
+  with _named("config.optim.encoder_init"):
     if _is_workdir(source):
       run = load_run(source)
       if lines := differences(config.model, run.config.model, encoder_only=True):
         raise InputError("\n".join(f"{source}: {line}" for line in lines))
       return {"encoder": run.params["encoder"]}
     return read_checkpoint(source, config.model, encoder_only=True).params
-  except InputError as error:
-    lines = str(error).split("\n")
-    raise InputError("\n".join(f"config.optim.encoder_init: {line}" for line in lines)) from None
 
 
 def _flow(config: Config, model: Model) -> Params:
@@ -58,22 +56,28 @@ def _flow(config: Config, model: Model) -> Params:
   source = config.optim.flow_init
   if not source:
     return {}
-  where = "config.optim.flow_init"
-  try:
+  with _named("config.optim.flow_init"):
     block, params = _read(source)
+    if block["scale"] != config.model.scale:
+      raise InputError(
+        f"{source}: config.model.scale is {config.model.scale}, not {block['scale']}"
+      )
+    theirs = flax.traverse_util.flatten_dict(params.get("flow", {}))
+    ours = flax.traverse_util.flatten_dict(abstract_params(model).get("flow", {}))
+    same = {path: theirs[path] for path, leaf in ours.items() if _shape(theirs, path) == leaf.shape}
+    if not same:
+      raise InputError(f"{source}: no array of a name and shape of this flow's")
+  return {"flow": flax.traverse_util.unflatten_dict(same)}
+
+
+@contextlib.contextmanager
+def _named(field: str) -> Iterator[None]:
+  """Puts a field's name before each line of an `InputError`."""
+  try:
+    yield
   except InputError as error:
     lines = str(error).split("\n")
-    raise InputError("\n".join(f"{where}: {line}" for line in lines)) from None
-  if block["scale"] != config.model.scale:
-    raise InputError(
-      f"{where}: {source}: config.model.scale is {config.model.scale}, not {block['scale']}"
-    )
-  theirs = flax.traverse_util.flatten_dict(params.get("flow", {}))
-  ours = flax.traverse_util.flatten_dict(abstract_params(model).get("flow", {}))
-  same = {path: theirs[path] for path, leaf in ours.items() if _shape(theirs, path) == leaf.shape}
-  if not same:
-    raise InputError(f"{where}: {source}: no array of a name and shape of this flow's")
-  return {"flow": flax.traverse_util.unflatten_dict(same)}
+    raise InputError("\n".join(f"{field}: {line}" for line in lines)) from None
 
 
 def _read(source: str) -> tuple[Mapping[str, Any], Params]:
