@@ -140,6 +140,29 @@ def test_what_is_not_finite_is_said():
   assert worst["wide"]["jpeg20: worst inverse factor"] == "6"
 
 
+def test_images_that_changed_are_said():
+  def bicubic(seed, image, psnr, device="cpu"):
+    return Row("bicubic", 1e-3, seed, 0, image, "psnr", psnr, "abc", device, "d")
+
+  same = [bicubic(0, "a", 27.0), bicubic(1, "a", 27.001), bicubic(0, "b", 25.0)]
+  outcome = Outcome([*study_rows(), *same, bicubic(1, "b", 25.0)], record())
+  assert "not the same" not in tables.results(outcome, outcome.comparisons(), record()).note
+  outcome = Outcome([*study_rows(), *same, bicubic(1, "b", 25.1)], record())
+  note = tables.results(outcome, outcome.comparisons(), record()).note
+  assert "images were not the same for all runs: b." in note
+
+
+def test_a_pause_leaves_the_times_as_they_are():
+  rows = study_rows()
+  place = next(i for i, r in enumerate(rows) if (r.variant, r.metric) == ("base", "time"))
+  rows[place] = dataclasses.replace(rows[place], value=1000.0)
+  place = next(i for i, r in enumerate(rows) if (r.variant, r.metric) == ("base", "train_seconds"))
+  rows[place] = dataclasses.replace(rows[place], value=9000.0)
+  outcome = Outcome(rows, record())
+  base = shown(tables.results(outcome, outcome.comparisons(), record()))["base"]
+  assert (base["train time"], base["time"]) == ("1.5min", "0.50s")
+
+
 def test_another_noise_is_said():
   with_noise = record()
   wide = json.loads(json.dumps(with_noise["variants"]["wide"]))
@@ -164,6 +187,10 @@ def test_learning_rates_are_chosen_by_validation_and_their_cost_counts():
   best = Outcome(rows, record(rates))
   assert best.rates == {"base": 1e-4, "wide": 1e-3, "worse": 1e-3}
   assert best.of_all_rates("base", "train_flops") == 2e12
+  assert best.at_edge == list(best.rates)  # of two rates both are
+  assert "a rate beyond it may be better: base, wide, worse." in tables.learning_rates(best).note
+  three = Outcome([*rows, *rows_of("base", 1e-5, selected=0.2)], record((*rates, 1e-5)))
+  assert "base" not in three.at_edge and "wide" in three.at_edge
   assert best.mean("base", "nll") - best.mean("wide", "nll") == pytest.approx(1, abs=0.02)
   common = Outcome(rows, record(rates), common_rate=True)
   assert set(common.rates.values()) == {1e-3}
@@ -207,7 +234,8 @@ def test_the_report_is_a_function_of_its_files(tmp_path, monkeypatch):
     write_png(samples / run / "a_00.png", picture)
     write_png(samples / "bicubic" / "a_00.png", picture)
   text = write_report(tmp_path)
-  files = ("table.md", "table.tex", "report.html", "sheets/a.png")
+  plot = "plots/nll_of_validation_against_steps.png"
+  files = ("table.md", "table.tex", "report.html", "sheets/a.png", plot)
   first = {name: (tmp_path / name).read_bytes() for name in files}
   assert first["table.md"].decode() == text
   assert "| **" in text

@@ -41,6 +41,7 @@ METRICS = (
 )
 
 SELECTED_BY = "validation/nll"  # learning rates are, by the last one
+_SAME_IMAGE = 0.01  # dB of PSNR, by which bicubic's differs over kinds of devices at most
 
 
 class Outcome:
@@ -103,6 +104,12 @@ class Outcome:
     return len(self._grid) > 1
 
   @property
+  def at_edge(self) -> list[str]:
+    """The variants whose best learning rate is the least or the largest that was tried."""
+    edges = (min(self._grid), max(self._grid)) if self.has_grid else ()
+    return [name for name, rate in self.rates.items() if rate in edges]
+
+  @property
   def device(self) -> str | None:
     """The one kind of device that all runs were measured on, None if there are several."""
     kinds = {row.device for row in self._rows}
@@ -112,6 +119,15 @@ class Outcome:
   def commits(self) -> list[str]:
     """The commits of the code that measured."""
     return list(dict.fromkeys(row.commit for row in self._rows))
+
+  @property
+  def images_changed(self) -> list[str]:
+    """The images that were not the same for all runs: their bicubic enlargements are not."""
+    found: dict[str, list[float]] = {}
+    for row in self._rows:
+      if (row.variant, row.metric) == (BICUBIC, "psnr"):
+        found.setdefault(row.image, []).append(float(row.value))
+    return sorted(image for image, values in found.items() if np.ptp(values) > _SAME_IMAGE)
 
   def failures(self) -> list[Row]:
     """The runs that failed, and why."""
@@ -155,13 +171,18 @@ class Outcome:
     values = list(self.of_runs(name, metric).values())
     return float(np.mean(values)) if values else None
 
+  def median(self, name: str, metric: str) -> float | None:
+    """The median over all images and seeds, for times: a pause leaves it as it is."""
+    values = [score for s in self.of_images(name, metric).values() for score in s.values()]
+    return float(np.median(values)) if values else None
+
   def of_all_rates(self, name: str, metric: str) -> float | None:
-    """The mean over seeds of the sum over all learning rates that were tried: what it took."""
-    rates = self._rates(name)
-    sums = [
-      [float(row.value) for row in self._by_key.get((name, rate, metric), ())] for rate in rates
+    """The median over seeds, summed over all learning rates that were tried: what it took."""
+    by_rate = [
+      [float(row.value) for row in self._by_key.get((name, rate, metric), ())]
+      for rate in self._rates(name)
     ]
-    return sum(float(np.mean(values)) for values in sums) if sums and all(sums) else None
+    return sum(float(np.median(v)) for v in by_rate) if by_rate and all(by_rate) else None
 
   def curves(self, name: str, metric: str) -> dict[int, dict[int, float]]:
     """What was measured while a variant trained, by seed and step."""

@@ -3,6 +3,7 @@
 STUDY/report.html   one page: tables, plots, sheets
 STUDY/table.md      the tables
 STUDY/table.tex     the same in LaTeX, the first laid out as the published ones
+STUDY/plots/        the plots of the page
 STUDY/sheets/       images, with a column for each variant
 """
 
@@ -10,6 +11,7 @@ import html
 import json
 import math
 import pathlib
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +20,7 @@ from srflow_jax.evaluation import page
 from srflow_jax.evaluation.latex import latex_table
 from srflow_jax.evaluation.report import markdown_table, printable
 from srflow_jax.evaluation.sheets import Sheet
-from srflow_jax.files import write_whole
+from srflow_jax.files import whole_file, write_whole
 from srflow_jax.images import read_written_png, write_png
 from srflow_jax.studies import tables
 from srflow_jax.studies.outcome import Outcome
@@ -54,11 +56,20 @@ def write_report(folder: pathlib.Path) -> str:
     title = f"Results at the common learning rate of {rate:g}"
     shown.append(tables.results(common, common.comparisons(), record, title))
   text = _markdown(shown, record)
+  figures = plots(outcome)
+  for heading, png in figures.items():
+    with whole_file(folder / "plots" / f"{_file_name(heading)}.png", make_folder=True) as plot:
+      plot.write(png)
   sheets = _sheets(folder, outcome, record)
   write_whole(folder / "table.md", text)
   write_whole(folder / "table.tex", "\n".join(_latex(table) for table in shown))
-  write_whole(folder / "report.html", _page(folder, shown, record, outcome, sheets))
+  write_whole(folder / "report.html", _page(folder, shown, record, figures, sheets))
   return text
+
+
+def _file_name(heading: str) -> str:
+  """A plot's heading as a file's name: "LPIPS mean against steps" is LPIPS_mean_against_steps."""
+  return re.sub(r"\W+", "_", heading)
 
 
 def _tables(outcome: Outcome, record: Mapping[str, Any]) -> list[tables.Table]:
@@ -102,7 +113,7 @@ def _page(
   folder: pathlib.Path,
   shown: Sequence[tables.Table],
   record: Mapping[str, Any],
-  outcome: Outcome,
+  figures: Mapping[str, bytes],
   sheets: Mapping[str, pathlib.Path],
 ) -> str:
   title = f"Study: {folder.resolve().name}"
@@ -117,8 +128,8 @@ def _page(
       page.table(table.cells, table.styles),
       f"<p>{html.escape(table.note)}</p>",
     ]
-  figures = (page.figure(heading, "image/png", png) for heading, png in plots(outcome).items())
-  parts += ["<h2>Plots</h2>", '<div class="plots">', *figures, "</div>"]
+  drawn = (page.figure(heading, "image/png", png) for heading, png in figures.items())
+  parts += ["<h2>Plots</h2>", '<div class="plots">', *drawn, "</div>"]
   if sheets:
     parts.append("<h2>Images</h2>")
     for name, path in sheets.items():

@@ -49,7 +49,7 @@ def results(
         human_count(None if params is None else round(params)),
         _written(outcome.of_all_rates(name, "train_flops"), "{:.2e}"),
         _hours(outcome.of_all_rates(name, "train_seconds"), outcome.device),
-        _written(outcome.mean(name, "time") if outcome.device else None, "{:.2f}s"),
+        _written(outcome.median(name, "time") if outcome.device else None, "{:.2f}s"),
         *(_mean(outcome.of_runs(name, metric.name), metric.form, name) for metric in METRICS),
         _written(outcome.mean(name, "skipped"), "{:g}"),
         _rolled_back(outcome, name),
@@ -100,7 +100,7 @@ def _percent(share: float | None) -> str:
 def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
   evaluation = record["evaluation"]
   times = (
-    f"Times are of one kind of device, {outcome.device}."
+    f"Times are medians, of one kind of device, {outcome.device}."
     if outcome.device
     else "Runs were on several kinds of devices, so times are not compared."
   )
@@ -111,6 +111,9 @@ def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
     f" nll and bits/dim are of images without noise, and {', '.join(others)} "
     f"trained with another noise than {outcome.base}: part of their difference is that."
   ) * bool(others)
+  changed = (
+    f" The evaluation's images were not the same for all runs: {', '.join(outcome.images_changed)}."
+  ) * bool(outcome.images_changed)
   left = f" Not done yet: {', '.join(outcome.not_done)}." * bool(outcome.not_done)
   commits = ", ".join(outcome.commits) or "-"
   several = " (several: their code may differ)" * (len(outcome.commits) > 1)
@@ -121,8 +124,8 @@ def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
     "seeds, Holm over variants) and beyond the least detectable difference. All else is not told "
     "apart. Params are the flow's, FLOPs those of training, time is of one sample with its "
     "context; skipped steps a run, runs that were rolled back, and samples that are broken (a "
-    f"value not finite or outside [-1, 2]). {times}{rates}{noise}{left} Code of commit "
-    f"{commits}{several}."
+    f"value not finite or outside [-1, 2]). {times}{rates}{noise}{changed}{left} Code of "
+    f"commit {commits}{several}."
   )
 
 
@@ -280,7 +283,12 @@ def learning_rates(outcome: Outcome) -> Table | None:
     return None
   cells = [["variant", "best learning rate"]]
   cells += [[name, f"{rate:g}"] for name, rate in outcome.rates.items()]
-  return Table("Learning rates", cells, {}, "The best by the last validation nll, over all seeds.")
+  edge = (
+    f" At the edge of what was tried, so that a rate beyond it may be better: "
+    f"{', '.join(outcome.at_edge)}."
+  ) * bool(outcome.at_edge)
+  note = f"The best by the last validation nll, over all seeds.{edge}"
+  return Table("Learning rates", cells, {}, note)
 
 
 def _written(value: float | None, form: str) -> str:
