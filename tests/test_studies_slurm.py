@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -128,6 +129,8 @@ def test_a_study_goes_on_after_a_preemption(folder):
   assert {(v, s) for v in ("base", "two") for s in (3, 5)} <= done
   output = "".join(path.read_text() for path in (workdir / slurm.FOLDER).glob(f"{first}_*.out"))
   assert f"Requeued job {first}" in output and output.count("Starting with JobEnvironment") == 2
+  logs = [path.read_text() for path in (workdir / "runs").glob("*/log.txt")]
+  assert sum(bool(re.search(r"continuing \S+ from step [1-9]", log)) for log in logs) == 1
 
 
 @pytest.mark.slow
