@@ -171,18 +171,18 @@ class Outcome:
     values = list(self.of_runs(name, metric).values())
     return float(np.mean(values)) if values else None
 
-  def median(self, name: str, metric: str) -> float | None:
-    """The median over all images and seeds, for times: a pause leaves it as it is."""
-    values = [score for s in self.of_images(name, metric).values() for score in s.values()]
-    return float(np.median(values)) if values else None
+  def fastest(self, name: str, metric: str) -> float | None:
+    """The median over images of the seed that has the least: other work only adds to times."""
+    medians = [np.median(list(by.values())) for by in self.of_images(name, metric).values()]
+    return float(min(medians)) if medians else None
 
   def of_all_rates(self, name: str, metric: str) -> float | None:
-    """The median over seeds, summed over all learning rates that were tried: what it took."""
+    """The least over seeds, summed over all learning rates that were tried: what it took."""
     by_rate = [
       [float(row.value) for row in self._by_key.get((name, rate, metric), ())]
       for rate in self._rates(name)
     ]
-    return sum(float(np.median(v)) for v in by_rate) if by_rate and all(by_rate) else None
+    return sum(map(min, by_rate)) if by_rate and all(by_rate) else None
 
   def curves(self, name: str, metric: str) -> dict[int, dict[int, float]]:
     """What was measured while a variant trained, by seed and step."""

@@ -49,7 +49,7 @@ def plots(outcome: Outcome) -> dict[str, bytes]:
   for hidden in HIDDEN:
     rises = {n: rise for n in outcome.variants if (rise := outcome.rises(n, hidden))}
     if rises:
-      what = "LR" if hidden == "lr" else "LR and kept channels"
+      what = "LR" if hidden == "lr" else "LR and HR"
       made[f"Rise of the nll where {what} is hidden beyond a radius"] = draw_plot(
         _against_radius, rises
       )

