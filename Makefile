@@ -34,7 +34,7 @@ install: $(VENV)/installed-dev
 $(VENV)/installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PIP) -r requirements.txt
+	$(PIP) pip -r requirements.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

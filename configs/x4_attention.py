@@ -6,7 +6,7 @@ r"""Attention couplings, x4: windowed transformers as nets, at the FLOPs of SRFl
 Jet's recipe (Kolesnikov et al. 2024) at LR resolution: couplings of channels and of space, 4 : 1,
 scale `2 sigmoid`, no injectors. LR features enter by a convolution of `[a, u]` and by attention.
 Windows are 8 x 8 LR pixels, to multiples of which LR images are padded. The likelihood of a patch
-of 160 x 160 takes 110 GFLOP, `x4_da`'s 107, encoder included (counted by `benchmarks.flops`). Not
+of 160 x 160 takes 110 GFLOP, `x4_da`'s 107, encoder included (counted by `ops.costs`). Not
 trained.
 """
 

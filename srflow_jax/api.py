@@ -172,8 +172,8 @@ class SuperResolution:
       lr: As in `encode`.
 
     Returns:
-      `log p(hr | lr)` in nats. Where the model pads the image (to multiples of
-      `model.lr_multiple` LR pixels) it is that of the padded image.
+      `log p(hr | lr)` in nats. Where the model pads the image (to what its squeezes and
+      windows divide) it is that of the padded image.
     """
     prepared, hr = self._pair(hr, lr)
     (density,) = self._sampler.density(prepared, [hr])

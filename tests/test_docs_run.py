@@ -3,6 +3,7 @@
 Each page has a folder of its own, with what its commands name: photographs, data sets, runs.
 """
 
+import glob
 import os
 import pathlib
 import re
@@ -69,7 +70,8 @@ def things(tmp_path_factory) -> pathlib.Path:
   for name in ("DIV2K_CROPS", "DIV2K_valid_HR", *(f"BENCHMARKS/{x}/HR" for x in SETS)):
     shutil.copytree(folder / "HR", folder / name)
   lr = bicubic_resize(data.astronaut()[:96, :96], 1 / 4)
-  for name in ("LR", "SMALL_PHOTOS", "DIV2K_valid_LR_bicubic/X4"):
+  small = [f"BENCHMARKS/{x}/LR_x4" for x in SETS]
+  for name in ("LR", "SMALL_PHOTOS", "DIV2K_valid_LR_bicubic/X4", *small):
     write_png(folder / name / hr[0].name, lr)
   write_png(folder / "PHOTO.jpg", lr)
   for name, size in (("HR", 256), ("LR_bicubic_X4", 64)):
@@ -94,9 +96,12 @@ def _reduced(picture, size: int):
 
 def typed(command: list[str], folder: pathlib.Path) -> None:
   """Runs a command in a folder where the repository's programs lie."""
+  words = []
+  for word in command[1:]:  # as a shell would
+    words += sorted(glob.glob(word, root_dir=folder)) if "*" in word else [word]
   environment = os.environ | {"PYTHONPATH": str(folder), "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
-    [sys.executable, *command[1:]],
+    [sys.executable, *words],
     cwd=folder,
     env=environment,
     capture_output=True,
@@ -120,6 +125,7 @@ def shortened(command: list[str]) -> list[str]:
     (config,) = value_of("--config", command)
     if config.split(":")[0].removesuffix(".py") in (
       "configs/x4_da",
+      "configs/x4_da_learned_prior",
       "configs/rrdb_x4",
       "softplus_config",
     ):

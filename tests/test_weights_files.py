@@ -167,6 +167,11 @@ def test_a_file_that_cannot_be_used(kind, message, tmp_path):
   assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+def test_a_folder_or_name_that_there_is_not(tmp_path):
+  with pytest.raises(InputError, match="runs/rrdb: no such file or folder, and none of realsr, "):
+    read_checkpoint(str(tmp_path / "runs/rrdb"))
+
+
 # PyTorch's files.
 
 

@@ -28,7 +28,9 @@ class Net(nn.Module, Place, kw_only=True):
     feature_channels: channels of u; 0 for a net without u.
     out: channels of h.
     reach: LR pixels beyond which what a net sees changes a sample by less than a quarter of a grey
-      level (measured for the published nets). Tiles overlap by this and the encoder's.
+      level (measured for the published nets). Tiles overlap by this and the encoder's. A net is not
+      told its resolution: where one counts its own pixels, that is too many at stages finer than
+      LR, and too few at coarser ones (`benchmarks/tiles.py` measures what tiles then cost).
     multiple: what height and width of a and u must be multiples of; images are padded to that, and
       tiles begin at such pixels.
   """

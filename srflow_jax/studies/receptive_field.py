@@ -4,7 +4,8 @@ In pixels: a coupling sees as far as its net, and each coupling passes on what t
 With n of them, of radius r, at 1/d of the HR size, a place depends on HR pixels up to `n r d` away;
 a side is `1 + 2 n r d`, as SRFlow-DA's paper counts it (145 for its first stage, 129 for SRFlow's).
 What a split passes on sees one coupling less, since the last one leaves that half as it is; the sum
-over all stages is the largest that any latent could see.
+over all stages is the largest that the couplings of any latent could see. What encoder, priors and
+target see besides is not counted.
 
 In bits: the nll of the middle of an image rises where the LR image is hidden from the model beyond
 a radius. The radius at which 95 % of what LR tells is reached says how far the model really looks.
@@ -47,7 +48,7 @@ def sides(config: Config) -> dict[str, int]:
 
 def sides_of(model: SRFlow) -> dict[str, int]:
   """`sides` of a flow."""
-  radii, downscale = [], 1
+  radii, (_, downscale) = [], model.target.shape(model.scale)
   for spec in model.stage_specs:
     downscale *= spec.squeeze
     layers = (*spec.transition * spec.transition_steps, *spec.step * spec.steps)

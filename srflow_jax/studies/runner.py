@@ -80,7 +80,7 @@ def forget_failures(jobs: Sequence[Job]) -> None:
 def run_jobs(
   jobs: Sequence[Job], folder: pathlib.Path, options: Options, display: Display
 ) -> list[Row]:
-  """Does all runs of a study that nobody else does; returns when all have ended.
+  """Does all runs of a study that nobody else does; returns when all have ended, if it waits.
 
   A run that fails is recorded, and the others go on.
 

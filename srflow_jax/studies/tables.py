@@ -234,7 +234,7 @@ def degraded(outcome: Outcome, kinds: list[str]) -> Table | None:
     "LR images unlike those of training",
     cells,
     {},
-    "All three of the same images, the first of the evaluation. Broken samples have a value that "
+    "All are of the same images, the first of the evaluation. Broken samples have a value that "
     "is not finite or outside [-1, 2], where 1 is white. The worst inverse factor is what the "
     "inverse of one elementwise map multiplies errors by at most, where the flow encodes the HR "
     "image given that LR image. " + " ".join(_DEGRADED[kind] for kind in kinds),
