@@ -13,10 +13,13 @@ import runs
 import srflow_jax
 from fakes import write_hr
 from models import random_images, random_params
+from srflow_jax.config import read_config
+from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.sampling.budget import Plan, Request
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
+from srflow_jax.training import start
 from srflow_jax.training.loop import train
 from srflow_jax.weights.transfer import export_weights, import_weights
 
@@ -34,6 +37,15 @@ def workdir(tmp_path_factory):
   state = train(config, str(folder))
   assert int(state.step) == 4 and int(state.skipped) == 0
   return folder
+
+
+def test_a_run_that_does_not_name_its_plugins_is_refused():
+  """The configuration's own file may import them; `evaluate.py` does not have that file."""
+  values = plugin_kinds.get_config()
+  values.plugins = ()
+  config = read_config(values)
+  with pytest.raises(InputError, match=r"config\.plugins must name plugin_kinds, where the "):
+    start.check(config, build_model(config.model))
 
 
 def test_a_run_of_plugins_is_evaluated_by_its_workdir_alone(workdir, tmp_path):

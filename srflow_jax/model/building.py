@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from srflow_jax.model import layers, targets
 from srflow_jax.model.encoders import Encoder
 from srflow_jax.model.features import Given
 from srflow_jax.model.flow import StageSpec
-from srflow_jax.model.kinds import read_part, read_parts
+from srflow_jax.model.kinds import Part, all_parts, read_part, read_parts
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
 from srflow_jax.model.model import ComputeSpec, Model, SRFlow, SuperResolver
@@ -238,6 +238,16 @@ def _traced_params(model: Model, x64: bool) -> dict[str, Any]:
     return init_params(model, key, hr, Given(lr))
 
   return jax.eval_shape(init, jax.random.key(0), hr, lr)
+
+
+def parts_of(model: Model) -> Iterator[Part]:
+  """The kinds that a model is made of, those that are settings of others too."""
+  parts: list[Any] = [model.encoder_part]
+  if isinstance(model, SRFlow):
+    parts.append(model.target)
+    for spec in model.stage_specs:
+      parts += [*spec.transition, *spec.step, spec.prior]
+  return all_parts(parts)
 
 
 def parameter_table(params: Any) -> str:

@@ -17,7 +17,9 @@ from srflow_jax.model.building import (
   count_parameters,
   init_params,
   parameter_table,
+  parts_of,
 )
+from srflow_jax.model.kinds import all_parts
 from srflow_jax.model.model import Model
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
@@ -39,6 +41,7 @@ def check(config: Config, model: Model) -> None:
       f"config.data.hr_patch is {config.data.hr_patch}: this model needs a multiple of {multiple}"
     )
   optim = config.optim
+  _check_plugins(config, model)
   _check_flow(optim, model)
   optimizer.check(optim, config.data.batch_size, jax.device_count())
   if optim.encoder_init and optim.encoder_frozen_fraction and len(model.parts) == 1:
@@ -46,6 +49,18 @@ def check(config: Config, model: Model) -> None:
       f"config.optim.encoder_frozen_fraction is {optim.encoder_frozen_fraction}: there is nothing "
       "but the encoder to train, so it must be 0"
     )
+
+
+def _check_plugins(config: Config, model: Model) -> None:
+  """Refuses kinds that this process happens to know and who reads the run later would not."""
+  named = {"srflow_jax", *(module.partition(".")[0] for module in config.plugins)}
+  for part in (*all_parts([config.data.noise]), *parts_of(model)):
+    module = part.cls.__module__
+    if module.partition(".")[0] not in named:
+      raise InputError(
+        f"config.plugins must name {module}, where the {part.cls.place} {part.kind!r} is: else "
+        "whoever reads the run would not know it"
+      )
 
 
 def _check_flow(optim: Optim, model: Model) -> None:

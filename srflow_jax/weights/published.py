@@ -13,8 +13,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.errors import InputError
-from srflow_jax.model.building import PUBLISHED_STEP, PUBLISHED_TRANSITION, abstract_params
-from srflow_jax.model.kinds import Part, all_parts
+from srflow_jax.model.building import (
+  PUBLISHED_STEP,
+  PUBLISHED_TRANSITION,
+  abstract_params,
+  parts_of,
+)
+from srflow_jax.model.kinds import Part
 from srflow_jax.model.model import Model, SRFlow
 from srflow_jax.weights.rrdb_names import SRFLOW, Path, RRDBNames
 
@@ -158,7 +163,7 @@ def flow_tensors(model: SRFlow) -> Iterator[Tensor]:
 
 def check_published(model: Model) -> None:
   """Refuses a model that has a part without published names, by `InputError`; it names the part."""
-  for part in all_parts((model.encoder_part, *_flow_parts(model))):
+  for part in parts_of(model):
     if not part.cls.has_published_names:
       raise InputError(f"there are no published names for the {part.cls.place} {part.kind!r}")
     for name, value in part.settings:
@@ -177,13 +182,6 @@ def has_published_names(model: Model) -> bool:
   except InputError:
     return False
   return True
-
-
-def _flow_parts(model: Model) -> tuple[Any, ...]:
-  if not isinstance(model, SRFlow):
-    return ()
-  of_stages = ((*s.transition, *s.step, s.prior) for s in model.stage_specs)
-  return (model.target, *itertools.chain.from_iterable(of_stages))
 
 
 def tensors(model: Model, names: RRDBNames = SRFLOW) -> Iterator[Tensor]:
