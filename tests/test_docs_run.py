@@ -70,9 +70,10 @@ def things(tmp_path_factory) -> pathlib.Path:
   for name in ("DIV2K_CROPS", "DIV2K_valid_HR", *(f"BENCHMARKS/{x}/HR" for x in SETS)):
     shutil.copytree(folder / "HR", folder / name)
   lr = bicubic_resize(data.astronaut()[:96, :96], 1 / 4)
-  small = [f"BENCHMARKS/{x}/LR_x4" for x in SETS]
-  for name in ("LR", "SMALL_PHOTOS", "DIV2K_valid_LR_bicubic/X4", *small):
+  for name in ("LR", "SMALL_PHOTOS", "DIV2K_valid_LR_bicubic/X4"):
     write_png(folder / name / hr[0].name, lr)
+  for name in SETS:
+    write_png(folder / "BENCHMARKS" / name / "LR_x4" / f"{name}.png", lr)
   write_png(folder / "PHOTO.jpg", lr)
   for name, size in (("HR", 256), ("LR_bicubic_X4", 64)):
     for part in ("train", "valid"):
