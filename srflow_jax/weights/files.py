@@ -47,9 +47,9 @@ def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     ".pt": _read_pth,
     **dict.fromkeys(ncnn.SUFFIXES, ncnn.read),
   }
-  if path.suffix not in readers and not path.exists():
-    raise InputError(f"{path}: no such file or folder, and none of {', '.join(named.FINDERS)}")
   if path.suffix not in readers:
+    if not path.exists():
+      raise InputError(f"{path}: no such file or folder, and none of {', '.join(named.FINDERS)}")
     raise InputError(f"{path}: must be one of {', '.join(readers)}")
   for file in paths(source):
     _check_readable(file, "" if file == path else f"; {path.name} needs it")
