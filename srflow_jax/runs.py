@@ -30,6 +30,7 @@ from srflow_jax.sampling.temperatures import Temperature, parse_temperature, tem
 MAY_CHANGE = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps")
 MAY_CHANGE += ("keep_checkpoints", "keep_best", "eval_temperature", "profile_steps")
 MAY_CHANGE += ("data.cache_mb", "data.num_workers", "optim.accumulation_steps", "compute.remat")
+MAY_CHANGE += ("compute.unroll",)
 
 
 def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:

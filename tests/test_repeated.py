@@ -2,6 +2,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from models import random_images, random_params, small_model
 from srflow_jax.model.features import Given
@@ -59,6 +60,39 @@ def test_a_stage_is_its_steps_one_after_the_other():
         for f in (scanned, looped)
       ]
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), *results)
+
+
+class Doubled(nn.Module):
+  """Has a parameter, its own context, and adds it."""
+
+  def setup(self):
+    self.number = self.param("number", nn.initializers.normal(), ())
+
+  def own(self, carry):
+    return carry, [2 * self.number, None]
+
+  def __call__(self, x, context):
+    return x + context[0], None
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_what_depends_on_parameters_alone_is_computed_for_all_layers(device, unroll, monkeypatch):
+  """As one batch or one after the other, from the same initial parameters."""
+  monkeypatch.setattr(jax, "default_backend", lambda: device)
+  layers = repeated(Doubled, 3, {"__call__": False}, batched=("own",), unroll=unroll)()
+
+  def run(layers, x):
+    _, contexts = layers.own(None)
+    return layers(x, contexts)[0]
+
+  x, variables = layers.init_with_output(jax.random.key(0), 1.0, method=run)
+  numbers = variables["params"]["number"]
+  plain = repeated(Doubled, 3, {"own": False})().init(jax.random.key(0), None, method="own")
+  np.testing.assert_allclose(numbers, plain["params"]["number"], rtol=1e-6)
+  np.testing.assert_allclose(x, 1 + 2 * numbers.sum(), rtol=1e-6)
+  text = str(jax.make_jaxpr(lambda v: layers.apply(v, None, method="own"))(variables))
+  assert ("scan" in text) == (device == "cpu")
 
 
 def test_of_an_encoder_s_blocks_only_the_tapped_outputs_are_kept():

@@ -27,6 +27,7 @@ class Encoder(nn.Module, Place, kw_only=True):
     scale: HR size over LR size, a power of two.
     bfloat16: computes in bfloat16; features are of that type then.
     remat: keeps only what passes between blocks for the backward pass, and computes the rest again.
+    unroll: lays equal blocks out one after the other.
     super_resolves: whether it has a super-resolution of its own.
   """
 
@@ -37,6 +38,7 @@ class Encoder(nn.Module, Place, kw_only=True):
   scale: int
   bfloat16: bool = False
   remat: bool = False
+  unroll: bool = False
 
   @property
   def feature_channels(self) -> int:

@@ -100,6 +100,10 @@ class Step(nn.Module):
     """The layers' `feature_kernel`."""
     return carry, [layer.feature_kernel() for layer in self._layers()]
 
+  def own_contexts(self, carry: None) -> tuple[None, list[Any]]:
+    """The layers' `own_context`."""
+    return carry, [layer.own_context() for layer in self._layers()]
+
   def condition(
     self, carry: None, convolved: list[Array | None], features: Features, given: Given
   ) -> tuple[None, list[Any]]:
@@ -139,19 +143,24 @@ def steps_in_a_row(
   channels: int,
   feature_channels: int,
   remat: bool = False,
+  unroll: bool = False,
 ) -> nn.Module:
   """`times` equal steps in a row, as one module."""
   step = Step
   if remat:
     step = nn.remat(step, prevent_cse=False, methods=("condition", "forward_and_log_det"))
   methods = {"feature_kernels": False, "condition": False} | _BOTH_WAYS
-  return repeated(step, times, methods, shared={"condition": 2})(layers, channels, feature_channels)
+  shared, batched = {"condition": 2}, ("own_contexts",)
+  row = repeated(step, times, methods, shared, batched, unroll)
+  return row(layers, channels, feature_channels)
 
 
 def condition_steps(steps: nn.Module, features: Features, given: Given) -> list[Any]:
   """The contexts of the layers of steps in a row, stacked along the first axis."""
   _, kernels = steps.feature_kernels(None)
-  return steps.condition(None, convolve_all(features, kernels), features, given)[1]
+  _, own = steps.own_contexts(None)
+  _, contexts = steps.condition(None, convolve_all(features, kernels), features, given)
+  return [context if mine is None else mine for mine, context in zip(own, contexts, strict=True)]
 
 
 class Stage(nn.Module):
@@ -162,10 +171,11 @@ class Stage(nn.Module):
   feature_channels: int
   is_last: bool
   remat: bool = False  # keep only what passes between steps for the backward pass
+  unroll: bool = False  # lay the steps out one after the other
 
   def setup(self) -> None:
     spec, channels = self.spec, self.channels * self.spec.squeeze**2
-    sizes = channels, self.feature_channels, self.remat
+    sizes = channels, self.feature_channels, self.remat, self.unroll
     if spec.transition_steps:
       self.transitions = steps_in_a_row(spec.transition, spec.transition_steps, *sizes)
     if spec.steps:
@@ -244,6 +254,7 @@ class ConditionalFlow(nn.Module):
   stage_specs: tuple[StageSpec, ...]
   feature_channels: int
   remat: bool = False
+  unroll: bool = False
   channels: int = 3
   downscale: int = 1
 
@@ -251,7 +262,8 @@ class ConditionalFlow(nn.Module):
     stages, channels = [], self.channels
     for i, spec in enumerate(self.stage_specs):
       is_last = i == len(self.stage_specs) - 1
-      stages.append(Stage(spec, channels, self.feature_channels, is_last, self.remat))
+      how = self.remat, self.unroll
+      stages.append(Stage(spec, channels, self.feature_channels, is_last, *how))
       channels = spec.out_channels(channels)
     self.stages = stages
 

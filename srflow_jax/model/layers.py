@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Float
 
 from srflow_jax.model.bijectors import (
@@ -70,6 +71,13 @@ class Layer(nn.Module, Place, kw_only=True):
     """A kernel that the features are to be convolved with (`Net.feature_kernel`), or None."""
     return None
 
+  def own_context(self) -> Any:
+    """The context, if it depends on the parameters alone; None if `condition` gives it.
+
+    Those of all equal steps are computed together, before any of them runs.
+    """
+    return None
+
   def condition(self, convolved: Array | None, features: Features, given: Given) -> Any:
     """Computes the context.
 
@@ -123,6 +131,21 @@ class ActNorm(Layer):
     return z * jnp.exp(-logs) - bias, per_pixel(-jnp.sum(logs), z)
 
 
+@struct.dataclass
+class Mixing:
+  """A mixer's matrix.
+
+  Attributes:
+    matrix: W.
+    inverse: the inverse of W.
+    log_det: log|det W|.
+  """
+
+  matrix: Float[AnyArray, "*N C C"]
+  inverse: Float[AnyArray, "*N C C"]
+  log_det: Float[AnyArray, "*N"]
+
+
 @kind("mixer")
 class Mix(Layer):
   """One matrix that mixes the channels of every pixel (Glow, section 3.2).
@@ -147,18 +170,22 @@ class Mix(Layer):
   def setup(self) -> None:
     self.matrix = self.mixer(channels=self.channels)
 
-  def forward_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
-    """See the base class."""
+  def own_context(self) -> Mixing:
+    """The matrix, its inverse and its log-det."""
     w, log_det = self.matrix.matrix_and_log_det()
-    if self.is_mutable_collection("inverse_factor"):
-      note_inverse_factor(self, jnp.log(jnp.linalg.norm(self.matrix.inverse_matrix(), 2)))
-    return jnp.einsum("oi,bhwi->bhwo", w, z, precision="highest"), per_pixel(log_det, z)
+    return Mixing(w, self.matrix.inverse_matrix(), log_det)
 
-  def inverse_and_log_det(self, z: Grid, context: None = None) -> tuple[Grid, LogDet]:
+  def forward_and_log_det(self, z: Grid, context: Mixing) -> tuple[Grid, LogDet]:
     """See the base class."""
-    _, log_det = self.matrix.matrix_and_log_det()
-    z = jnp.einsum("oi,bhwi->bhwo", self.matrix.inverse_matrix(), z, precision="highest")
-    return z, per_pixel(-log_det, z)
+    if self.is_mutable_collection("inverse_factor"):
+      note_inverse_factor(self, jnp.log(jnp.linalg.norm(context.inverse, 2)))
+    y = jnp.einsum("oi,bhwi->bhwo", context.matrix, z, precision="highest")
+    return y, per_pixel(context.log_det, z)
+
+  def inverse_and_log_det(self, z: Grid, context: Mixing) -> tuple[Grid, LogDet]:
+    """See the base class."""
+    z = jnp.einsum("oi,bhwi->bhwo", context.inverse, z, precision="highest")
+    return z, per_pixel(-context.log_det, z)
 
 
 class MapLayer(Layer):

@@ -55,10 +55,12 @@ class ComputeSpec:
       loss stay in float32.
     remat: the backward pass computes encoder blocks and flow steps again instead of keeping what
       they had computed.
+    unroll: equal blocks and steps are laid out one after the other, not scanned.
   """
 
   bfloat16: bool = False
   remat: bool = False
+  unroll: bool = False
 
 
 @struct.dataclass
@@ -240,6 +242,7 @@ class SRFlow(Model, kw_only=True):
       self.stage_specs,
       self.encoder.feature_channels,
       self.compute.remat,
+      self.compute.unroll,
       *self.target.shape(self.scale),
     )
 

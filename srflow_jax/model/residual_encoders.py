@@ -58,20 +58,8 @@ class DenseBlock(nn.Module):
 
   def __call__(self, x: Array) -> Array:
     """Maps `[B, h, w, width]` to the same shape."""
-    return x + 0.2 * (self._by_maps(x) if jax.default_backend() == "cpu" else self._by_layers(x))
-
-  def _by_layers(self, x: Array) -> Array:
-    maps = x
-    for layer in self.convs[:-1]:
-      maps = jnp.concatenate([maps, leaky_relu(layer(maps))], -1)
-    return self.convs[-1](maps)
-
-  def _by_maps(self, x: Array) -> Array:
-    """The same up to round-off: each map is convolved once, for all the layers that see it.
-
-    A CPU spends a good part of a convolution's time on gathering what the kernel sees, and that is
-    less than a third of it with one convolution for each map: 30 % at width 64 and growth 32.
-    """
+    # Each map is convolved once, for all the layers that see it: so a CPU gathers once what the
+    # kernels see, and nothing concatenates maps. docs/speed.md and docs/gpu.md have the figures.
     sizes = [self.width] + [self.growth] * 4  # of x and of the maps
     starts = list(itertools.accumulate(sizes, initial=0))
     kernels, biases = zip(
@@ -85,7 +73,7 @@ class DenseBlock(nn.Module):
       sums = sums + conv(new, kernel)
       if i < 4:
         new, sums = leaky_relu(sums[..., : self.growth]), sums[..., self.growth :]
-    return sums
+    return x + 0.2 * sums
 
 
 class RRDBBlock(nn.Module):
@@ -130,15 +118,17 @@ class ResidualBlock(nn.Module):
     return (x, kept.at[slot].set(x)), None
 
 
-def _blocks(block: type[nn.Module], num_blocks: int, remat: bool) -> type[nn.Module]:
+def _blocks(
+  block: type[nn.Module], num_blocks: int, remat: bool = False, unroll: bool = False
+) -> type[nn.Module]:
   # The backward pass keeps the input of each block, and the buffer of tapped outputs only once.
   block = nn.remat(block, prevent_cse=False, methods=("transform",)) if remat else block
-  return repeated(block, num_blocks, {"__call__": False})
+  return repeated(block, num_blocks, {"__call__": False}, unroll=unroll)
 
 
 def blocks_in_a_row(num_blocks: int) -> type[nn.Module]:
   """RRDB blocks for `run_blocks`, made of a width and a growth."""
-  return _blocks(RRDBBlock, num_blocks, remat=False)
+  return _blocks(RRDBBlock, num_blocks)
 
 
 def check_taps(settings: dict) -> None:
@@ -187,7 +177,8 @@ class RRDB(TappedEncoder):
 
   def setup(self) -> None:
     self.conv_first = he_conv(self.width, fan_in=3)
-    self.blocks = _blocks(RRDBBlock, self.num_blocks, self.remat)(self.width, self.growth)
+    blocks = _blocks(RRDBBlock, self.num_blocks, self.remat, self.unroll)
+    self.blocks = blocks(self.width, self.growth)
     self.trunk_conv = he_conv(self.width, gain=0.1, fan_in=self.width)
     ups = int(math.log2(self.scale))
     self.upconvs = [he_conv(self.width, fan_in=self.width) for _ in range(ups)]
@@ -245,7 +236,8 @@ class EDSR(TappedEncoder):
 
   def setup(self) -> None:
     self.conv_first = he_conv(self.width, fan_in=3)
-    self.blocks = _blocks(ResidualBlock, self.num_blocks, self.remat)(self.width)
+    blocks = _blocks(ResidualBlock, self.num_blocks, self.remat, self.unroll)
+    self.blocks = blocks(self.width)
     self.trunk_conv = he_conv(self.width, gain=0.1, fan_in=self.width)
     ups = int(math.log2(self.scale))
     self.upconvs = [he_conv(4 * self.width, fan_in=self.width) for _ in range(ups)]
