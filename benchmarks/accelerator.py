@@ -12,6 +12,7 @@ Items, in this order, each a process of its own with its share of the minutes:
   speed     training steps and samples of SRFlow-DA x4, in bfloat16 and in float32
   baseline  the same in PyTorch, eager and compiled
   memory    rematerialisation, scanned against unrolled layers, the largest batch, an 8K image
+  profile   kernels of SRFlow-DA's programs, by the time that they take
   variants  as `speed`, of DA-S and SRFlow
   pipeline  batches a second that the input pipeline delivers from `--data`
   train     trains `--train` on `--data` for all of the time that is left, as many steps as fit;
@@ -46,6 +47,7 @@ SHARES = {
   "speed": 110,
   "baseline": 90,
   "memory": 60,
+  "profile": 25,
   "variants": 40,
   "pipeline": 15,
   "train": 70,
@@ -156,7 +158,8 @@ def _write(out: pathlib.Path, done: dict[str, Any]) -> None:
 
 def _do(item: str) -> None:
   """Does one item here."""
-  from benchmarks import accelerator_items, accelerator_training  # not above: they load JAX
+  # Not above: they load JAX.
+  from benchmarks import accelerator_items, accelerator_profile, accelerator_training
 
   file = pathlib.Path(_OUT.value, f"{item}.jsonl")
 
@@ -170,7 +173,9 @@ def _do(item: str) -> None:
     case "device":
       accelerator_items.device(emit)
     case "accuracy":
-      accelerator_items.accuracy(emit, sizes, _SECONDS.value)
+      accelerator_items.accuracy(emit, sizes)
+    case "profile":
+      accelerator_profile.profile(emit, sizes)
     case "speed" | "variants":
       accelerator_items.speed(emit, sizes, sizes.first if item == "speed" else sizes.others)
     case "memory":

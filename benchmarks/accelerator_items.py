@@ -9,19 +9,16 @@ import json
 import os
 import pathlib
 import platform
-import signal
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
-from unittest import mock
 
-import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from benchmarks.measuring import (
   GB,
@@ -128,28 +125,27 @@ def device(emit: Emit) -> None:
   emit(what="large matrix product, TFLOP/s", value=peak_gflops() / 1e3)
 
 
-def accuracy(emit: Emit, sizes: Sizes, seconds: float) -> None:
+def accuracy(emit: Emit, sizes: Sizes) -> None:
   """Runs the tests of `sizes.tests`, and emits what they record; fails if one of them does."""
-  report = pathlib.Path(os.environ.get("TMPDIR", "/tmp"), f"accuracy-{os.getpid()}.xml")
-  command = [sys.executable, "-m", "pytest", *sizes.tests, f"--junitxml={report}", "-m", ""]
-  root = pathlib.Path(__file__).resolve().parents[1]
-  command += ["-p", "no:cacheprovider", "-o", "junit_family=xunit1"]  # which has properties
-  process = subprocess.Popen(command, cwd=root)
-  try:
-    process.wait(max(1.0, seconds - 10))
-  except subprocess.TimeoutExpired:  # it writes its report then, too
-    process.send_signal(signal.SIGINT)
-    process.wait()
-  cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
-  report.unlink()
-  for case in cases:
-    bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
-    result = bad[0].tag if bad else "passed"
-    noted = {p.get("name"): float(p.get("value")) for p in case.iter("property")}
-    said = (bad[0].get("message") or "").split("\n")[0][:200] if bad else None
-    emit(test=case.get("name"), result=result, s=float(case.get("time")), **noted, message=said)
-  if process.returncode:
-    sys.exit(f"pytest ended with status {process.returncode}")
+  os.chdir(pathlib.Path(__file__).resolve().parents[1])
+  arguments = [*sizes.tests, "-m", "", "-p", "no:cacheprovider"]
+  if status := pytest.main(arguments, plugins=[_Reports(emit)]):
+    sys.exit(f"pytest ended with status {int(status)}")
+
+
+class _Reports:
+  """A plugin of pytest that emits each test's result and what it recorded, as soon as it ends."""
+
+  def __init__(self, emit: Emit) -> None:
+    self._emit = emit
+
+  def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    if report.when != "call" and report.passed:  # there is another report of the same test
+      return
+    said = None if report.passed else str(report.longrepr).strip().split("\n")[-1][:200]
+    noted = dict(report.user_properties)
+    name = report.nodeid.rpartition("::")[2]
+    self._emit(test=name, result=report.outcome, s=report.duration, **noted, message=said)
 
 
 def speed(emit: Emit, sizes: Sizes, models: Sequence[tuple[str, bool]]) -> None:
@@ -197,28 +193,45 @@ def _train_job(
   model: Model, config: Any, params: Any, sizes: Sizes, parts: tuple[str, ...]
 ) -> list[Job]:
   """A training step, compiled: (0, what measures it, its GFLOP, its GB)."""
+  step = compiled_step(model, config, params, sizes, parts)
+
+  def measure() -> dict[str, float]:
+    one = median_seconds(step.run)
+    ten = median_seconds(lambda: step.run(10), most=5) / 10 if one < 1 else None
+    step.state = None
+    return {"s": one, "s in a row": ten}
+
+  return [(0, measure, step.gflop, program_gb(step.program))]
+
+
+@dataclasses.dataclass
+class CompiledStep:
+  """A training step, compiled, with the state that it goes on from and a batch."""
+
+  program: jax.stages.Compiled
+  state: Any
+  images: Any
+  loss_name: str
+  gflop: float
+
+  def run(self, steps: int = 1) -> None:
+    """Runs so many steps and fetches the last one's loss."""
+    for _ in range(steps):
+      self.state, metrics = self.program(self.state, self.images)
+    float(metrics[self.loss_name])
+
+
+def compiled_step(
+  model: Model, config: Any, params: Any, sizes: Sizes, parts: tuple[str, ...]
+) -> CompiledStep:
+  """Compiles a step that trains `parts`, of noise as images."""
   # A copy, since a step consumes the state that it is given.
   own = jax.tree.map(lambda leaf: leaf.copy(), params)
   state = create_state(config.optim, own, jax.random.key(0))
   images = jax.device_put(random_batch(sizes.batch, sizes.patch, model.scale))
   traced = make_train_step(model, config, parts).trace(state, images)
-  step = traced.lower().compile()
-
-  def measure() -> dict[str, float]:
-    nonlocal state
-
-    def run(steps: int) -> None:
-      nonlocal state
-      for _ in range(steps):
-        state, metrics = step(state, images)
-      float(metrics[model.loss_name])
-
-    one = median_seconds(lambda: run(1))
-    ten = median_seconds(lambda: run(10), most=5) / 10 if one < 1 else None
-    state = None
-    return {"s": one, "s in a row": ten}
-
-  return [(0, measure, count_flops(traced.jaxpr) / 1e9, program_gb(step))]
+  gflop = count_flops(traced.jaxpr) / 1e9
+  return CompiledStep(traced.lower().compile(), state, images, model.loss_name, gflop)
 
 
 def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[Job]:
@@ -294,13 +307,12 @@ def memory(emit: Emit, sizes: Sizes) -> None:
   with _reported(emit, "tiles against the whole"):
     _tiles_against_whole(emit, model, params, sizes)
 
-  def step(what: str, batch: int, remat: bool = False, unroll: bool = False) -> float:
-    config.compute.remat = remat
-    of_kind = build_model(config.model, ComputeSpec(**config.compute))
+  def step(what: str, batch: int, **compute: bool) -> float:
+    spec = ComputeSpec(**config.compute.to_dict() | compute)
+    of_kind = build_model(config.model, spec)
     begin = time.perf_counter()
-    with _unrolled() if unroll else contextlib.nullcontext():
-      resized = dataclasses.replace(sizes, batch=batch)
-      ((_, measure, _, needed),) = _train_job(of_kind, config, params, resized, of_kind.parts)
+    resized = dataclasses.replace(sizes, batch=batch)
+    ((_, measure, _, needed),) = _train_job(of_kind, config, params, resized, of_kind.parts)
     compiled = time.perf_counter() - begin
     emit(what=f"train step, all, {what}, batch {batch}", GB=needed, compile_s=compiled, **measure())
     return needed
@@ -362,18 +374,6 @@ def _tiles_against_whole(emit: Emit, model: Model, params: Any, sizes: Sizes) ->
     what=f"LR {sizes.whole[0]}x{sizes.whole[1]}: 2x2 tiles, overlap {overlap}, less the whole",
     largest_difference=float(np.abs(images[1] - images[0]).max()),
   )
-
-
-@contextlib.contextmanager
-def _unrolled() -> Iterator[None]:
-  """Layers that are scanned are laid out one after the other instead."""
-  scan = nn.scan
-
-  def unrolled(layer: Any, methods: dict[str, dict[str, Any]]) -> Any:
-    return scan(layer, methods={k: m | {"unroll": m["length"]} for k, m in methods.items()})
-
-  with mock.patch.object(nn, "scan", unrolled):
-    yield
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from jax.errors import JaxRuntimeError
 _LEVEL = "xla_backend_optimization_level"
 _FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
 
-# Kinds of operations that a GPU records, as CUDA graphs, and then launches as a whole. XLA by itself
-# leaves out convolutions, and with them nearly all that stands between two of them.
+# Kinds of operations that a GPU records, as CUDA graphs, and then launches as a whole. XLA by
+# itself leaves out convolutions, and with them nearly all that stands between two of them.
 _RECORDED = "xla_gpu_enable_command_buffer"
 _KINDS_RECORDED = (
   "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE,CONDITIONAL"

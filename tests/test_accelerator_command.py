@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from benchmarks.accelerator_profile import summed
 from benchmarks.accelerator_report import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def test_every_item_on_a_cpu(tmp_path):
   assert {name: item["status"] for name, item in items.items()} == dict.fromkeys(items, "done"), (
     logs
   )
-  assert len(items) == 8 and all(item["rows"] for item in items.values())
+  assert len(items) == 9 and all(item["rows"] for item in items.values())
   errors = [row for name in items for row in items[name]["rows"] if row.get("error")]
   # The script refuses samples: that is in the table, and stopped nothing.
   assert errors and all("sample" in row["job"] for row in errors), errors
@@ -95,3 +96,11 @@ def test_what_cannot_be_done_is_refused(flag, said, tmp_path):
   done = command(f"--out={tmp_path / 'out'}", flag)
   assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
   assert not (tmp_path / "out").exists()
+
+
+def test_a_device_is_busy_while_at_least_one_kernel_runs():
+  """In nanoseconds, of two runs: two kernels overlap, one lies within another, then a gap."""
+  events = [("a", 0e6, 4e6), ("b", 2e6, 4e6), ("a", 3e6, 1e6), ("c", 10e6, 2e6)]
+  found = summed(events, runs=2)
+  assert found.busy == pytest.approx(4) and found.span == pytest.approx(6)
+  assert found.by_name == {"a": (2.5, 1), "b": (2, 0.5), "c": (1, 0.5)}
