@@ -141,9 +141,9 @@ class Mixing:
     log_det: log|det W|.
   """
 
-  matrix: Float[AnyArray, "*N C C"]
-  inverse: Float[AnyArray, "*N C C"]
-  log_det: Float[AnyArray, "*N"]
+  matrix: Float[Array, "*N C C"]
+  inverse: Float[Array, "*N C C"]
+  log_det: Float[Array, "*N"]
 
 
 @kind("mixer")

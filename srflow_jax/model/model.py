@@ -1,7 +1,8 @@
 """Encoder and flow as one model of `p(hr | lr)`: likelihoods, latents and samples.
 
-A `Context` holds all that depends on the LR image alone. Compute it once, with `condition`, then
-ask of it as much as you like: `model.apply({"params": params}, ..., method="NAME")`.
+A `Context` holds all that depends on the LR image and the parameters alone. Compute it once, with
+`condition`, then ask of it as much as you like: `model.apply({"params": params}, ...,
+method="NAME")`.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ _LAST_LAYERS_REACH = 8  # LR pixels that tiles overlap by at least, for what fol
 
 @struct.dataclass
 class Context:
-  """All that depends on the LR image alone.
+  """All that depends on the LR image and the parameters alone.
 
   Attributes:
     stages: the contexts of the flow's stages; () for a model without a flow.
