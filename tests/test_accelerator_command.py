@@ -104,3 +104,25 @@ def test_a_device_is_busy_while_at_least_one_kernel_runs():
   found = summed(events, runs=2)
   assert found.busy == pytest.approx(4) and found.span == pytest.approx(6)
   assert found.by_name == {"a": (2.5, 1), "b": (2, 0.5), "c": (1, 0.5)}
+
+
+def test_the_result_of_each_test_is_emitted_as_it_ends(tmp_path):
+  (tmp_path / "test_it.py").write_text(
+    "import pytest\n"
+    "def test_good(record_property): record_property('error', 0.5)\n"
+    "def test_bad(): assert 1 == 2, 'the reason'\n"
+    "@pytest.mark.skip(reason='no data')\n"
+    "def test_skipped(): pass\n"
+  )
+  program = (
+    "import json, pytest\n"
+    "from benchmarks.accelerator_items import Reports\n"
+    "emit = lambda **row: print('ROW', json.dumps(row))\n"
+    f"pytest.main(['{tmp_path}', '-p', 'no:cacheprovider', '-s'], plugins=[Reports(emit)])\n"
+  )
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+  lines = [line.partition("ROW ")[2] for line in done.stdout.splitlines() if "ROW " in line]
+  good, bad, skipped = map(json.loads, lines)
+  assert (good["test"], good["result"], good["error"]) == ("test_good", "passed", 0.5)
+  assert bad["result"] == "failed" and "the reason" in bad["message"]
+  assert skipped["result"] == "skipped" and "no data" in skipped["message"]

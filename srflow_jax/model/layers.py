@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Float
 
 from srflow_jax.model.bijectors import (
@@ -29,7 +28,7 @@ from srflow_jax.model.bijectors import (
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, Place, kind, part
 from srflow_jax.model.maps import Map
-from srflow_jax.model.mixers import Mixer
+from srflow_jax.model.mixers import Mixer, Mixing
 from srflow_jax.model.nets import Net, property_of, radius_of
 from srflow_jax.ops.convolutions import AnyArray
 
@@ -131,21 +130,6 @@ class ActNorm(Layer):
     return z * jnp.exp(-logs) - bias, per_pixel(-jnp.sum(logs), z)
 
 
-@struct.dataclass
-class Mixing:
-  """A mixer's matrix.
-
-  Attributes:
-    matrix: W.
-    inverse: the inverse of W.
-    log_det: log|det W|.
-  """
-
-  matrix: Float[Array, "*N C C"]
-  inverse: Float[Array, "*N C C"]
-  log_det: Float[Array, "*N"]
-
-
 @kind("mixer")
 class Mix(Layer):
   """One matrix that mixes the channels of every pixel (Glow, section 3.2).
@@ -172,8 +156,7 @@ class Mix(Layer):
 
   def own_context(self) -> Mixing:
     """The matrix, its inverse and its log-det."""
-    w, log_det = self.matrix.matrix_and_log_det()
-    return Mixing(w, self.matrix.inverse_matrix(), log_det)
+    return self.matrix.mixing()
 
   def forward_and_log_det(self, z: Grid, context: Mixing) -> tuple[Grid, LogDet]:
     """See the base class."""

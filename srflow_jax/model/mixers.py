@@ -1,7 +1,8 @@
 """Mixers: invertible matrices that mix the channels of every pixel (Glow's 1x1 convolutions).
 
-A mixer gives its matrix W `[C, C]` and the logarithm of |det W|; the layer that holds it
-(`layers.Mix`) applies both. The inverse is computed in float64, unless a kind knows a better way.
+A mixer gives its matrix W `[C, C]`, the inverse and the logarithm of |det W|; the layer that holds
+it (`layers.Mix`) applies them. The inverse is computed in float64, unless a kind knows a better
+way.
 """
 
 from typing import ClassVar
@@ -10,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Float
 
 from srflow_jax.model.kinds import Place, kind
@@ -33,6 +35,21 @@ def accurate_inverse(w: Matrix) -> Matrix:
     return jnp.linalg.inv(w.astype(jnp.float64)).astype(w.dtype)
 
 
+@struct.dataclass
+class Mixing:
+  """What a mixer gives.
+
+  Attributes:
+    matrix: W.
+    inverse: the inverse of W.
+    log_det: log|det W|.
+  """
+
+  matrix: Float[Array, "*N C C"]
+  inverse: Float[Array, "*N C C"]
+  log_det: Float[Array, "*N"]
+
+
 class Mixer(nn.Module, Place, kw_only=True):
   """An invertible matrix.
 
@@ -53,15 +70,17 @@ class Mixer(nn.Module, Place, kw_only=True):
     """The inverse of W."""
     return accurate_inverse(self.matrix_and_log_det()[0])
 
+  def mixing(self) -> Mixing:
+    """All of it."""
+    matrix, log_det = self.matrix_and_log_det()
+    return Mixing(jnp.asarray(matrix), jnp.asarray(self.inverse_matrix()), log_det)
+
 
 @kind("full")
 class Full(Mixer):
   """Any matrix, at first a random rotation (Glow, section 3.2)."""
 
   has_published_names: ClassVar[bool] = True
-
-  # One matrix at a time: batching those of equal size saves no time worth having, and the gradient
-  # of a batched slogdet was seen to deadlock on a CPU of two cores (jaxlib 0.10.2).
 
   def setup(self) -> None:
     self.kernel = self.param("kernel", random_rotation, self.channels)
