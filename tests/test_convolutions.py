@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from srflow_jax.model.residual_encoders import DenseBlock
+from srflow_jax.ops import cpu_convolutions
 from srflow_jax.ops.convolutions import (
   conv,
   conv_upsampled,
   normal_init,
   upsample_nearest,
 )
-from srflow_jax.ops.cpu_gradients import kernel_gradient
+from srflow_jax.ops.costs import count_flops
+from srflow_jax.ops.cpu_convolutions import kernel_gradient
 
 PADDINGS = [((1, 1), (1, 1)), ((1, 0), (0, 1)), ((0, 0), (0, 0))]
 
@@ -61,8 +63,58 @@ def test_a_large_image_takes_stripes_within_the_step():
     exact = jax.grad(lambda k: jnp.sum(library_conv(x.astype(float), k, PADDINGS[0]) ** 2))(
       kernel.astype(float)
     )
-  ours = jax.grad(lambda k: jnp.sum(conv(x, k) ** 2))(kernel)
+  ours = kernel_gradient(x, 2 * library_conv(x, kernel, PADDINGS[0]), PADDINGS[0])
   np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
+
+
+@pytest.fixture
+def always_winograd(monkeypatch):
+  monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
+
+
+@pytest.mark.parametrize("height", range(1, 10))  # the last group of four rows is full, or is not
+@pytest.mark.parametrize("columns", [1, 3])
+def test_half_of_the_products_give_the_same(height, columns, always_winograd):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, height, 5, 4)))
+    kernel = jnp.asarray(rng.standard_normal((3, columns, 4, 6)))
+    padding = ((1, 1), (columns // 2,) * 2)
+    y, plain = jax.vjp(lambda *args: library_conv(*args, padding), x, kernel)
+    ours, gradients = jax.vjp(conv, x, kernel)
+    np.testing.assert_allclose(ours, y, atol=1e-12)
+    grad = jnp.asarray(rng.standard_normal(y.shape))
+    for gradient, theirs in zip(gradients(grad), plain(grad), strict=True):
+      np.testing.assert_allclose(gradient, theirs, atol=1e-12)
+
+
+def test_half_of_the_products_have_three_times_the_round_off(always_winograd):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((1, 16, 16, 64))
+  kernel = rng.standard_normal((3, 3, 64, 64))
+  with jax.enable_x64(True):
+    exact = np.asarray(library_conv(jnp.asarray(x), jnp.asarray(kernel), PADDINGS[0]))
+  x, kernel = x.astype(np.float32), kernel.astype(np.float32)
+  plain = np.std(np.asarray(library_conv(x, kernel, PADDINGS[0])) - exact)
+  assert plain < np.std(np.asarray(conv(x, kernel)) - exact) < 3 * plain
+
+
+@pytest.mark.parametrize(
+  ("platform", "width", "dtype", "number"),
+  [
+    ("cpu", 64, np.float32, 6),
+    ("cpu", 16, np.float32, 1),
+    ("cpu", 64, jnp.bfloat16, 1),
+    ("cuda", 64, np.float32, 1),
+  ],
+)
+def test_large_convolutions_of_a_cpu_take_half_of_the_products(platform, width, dtype, number):
+  x = jax.ShapeDtypeStruct((1, 64, 64, width), dtype)
+  kernel = jax.ShapeDtypeStruct((3, 3, width, width), dtype)
+  traced = jax.jit(conv).trace(x, kernel)
+  lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert lowered.count("stablehlo.convolution") == number
+  assert count_flops(traced.jaxpr) == 2 * 9 * 64 * 64 * width**2
 
 
 def test_nearest_neighbour():

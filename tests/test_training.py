@@ -19,6 +19,7 @@ from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
+from srflow_jax.ops import cpu_convolutions
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.training.step import create_state, make_train_step
@@ -47,8 +48,11 @@ def micro_config():
   return config
 
 
-def test_published_training_run():
+@pytest.mark.parametrize("winograd", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_published_training_run(winograd, monkeypatch):
   """Six Adam steps on the golden batch: the published losses and gradient norms."""
+  if winograd:  # else the images are too small for it to pay
+    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
   case = json.loads((DATA / "train_da_x4.json").read_text())
   meta = json.loads((DATA / "da_x4.json").read_text())
   arrays = np.load(DATA / "da_x4.npz")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from srflow_jax.ops.cpu_gradients import Padding, conv_with_gradients
+from srflow_jax.ops.cpu_convolutions import Padding, conv_with_gradients
 
 Array = jax.Array
 AnyArray = jax.Array | np.ndarray  # outside of `jit`, NumPy's serve as well

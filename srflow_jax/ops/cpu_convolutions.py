@@ -1,21 +1,29 @@
-"""Gradients of convolutions that are fast on CPUs; on other devices JAX's own are used.
+"""Convolutions and their gradients that are fast on CPUs; other devices have XLA's and JAX's.
 
-They exist for one reason. XLA's CPU compiler has fast code for convolutions of one layout of their
-arrays. It brings convolutions of other layouts into that one, but not within a scan, and this
-package runs equal layers as scans (`ops.repeated`). There the gradients that JAX derives, which
-have other layouts, are some fifteen times slower than these: a convolution of the fast layout for
-the input, products of matrices for the kernel.
+Large convolutions by kernels of three rows are computed with half of the products (`ops.winograd`).
+
+Gradients are of another form than JAX derives, for one reason. XLA's CPU compiler has fast code for
+convolutions of one layout of their arrays. It brings convolutions of other layouts into that one,
+but not within a scan, and this package runs equal layers as scans (`ops.repeated`). There the
+gradients that JAX derives, which have other layouts, are some fifteen times slower than these: a
+convolution of the fast layout for the input, products of matrices for the kernel.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from srflow_jax.ops import winograd
+
 Array = jax.Array
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
+# Multiply-adds of a convolution from which on combining rows takes less time than it saves. Each
+# convolution of that kind takes the compiler a fifth of a second.
+WINOGRAD_PRODUCTS = 125_000_000
 _STRIPE_BYTES = 1.5e6  # of patches at a time: a fifth to ten times as many bytes were slower
 
 
@@ -28,7 +36,21 @@ def conv_with_gradients(x: Array, kernel: Array, padding: Padding) -> Array:
     kernel: `[ky, kx, C, O]`, of x's type.
     padding: zeros before and after x's rows and columns.
   """
-  return _xla_conv(x, kernel, padding)
+  if not _by_winograd(x, kernel.shape, padding):
+    return _xla_conv(x, kernel, padding)
+  return jax.lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(winograd.conv_three_rows, columns=padding[1]),
+    default=functools.partial(_xla_conv, padding=padding),
+  )
+
+
+def _by_winograd(x: Array, kernel_shape: Sequence[int], padding: Padding) -> bool:
+  """Whether a CPU convolves x with half of the products."""
+  products = math.prod(kernel_shape) * x[..., 0].size
+  known = kernel_shape[0] == 3 and padding[0] == (1, 1) and x.dtype != jnp.bfloat16
+  return known and products >= WINOGRAD_PRODUCTS
 
 
 def _xla_conv(x: Array, kernel: Array, padding: Padding) -> Array:
@@ -38,17 +60,24 @@ def _xla_conv(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _conv_forward(x: Array, kernel: Array, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-  return _xla_conv(x, kernel, padding), (x, kernel)
+  return conv_with_gradients(x, kernel, padding), (x, kernel)
 
 
 def _conv_backward(
   padding: Padding, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
   def of_jax(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
-    return jax.vjp(lambda x, kernel: _xla_conv(x, kernel, padding), x, kernel)[1](grad)
+    of_x = jax.linear_transpose(lambda x: _xla_conv(x, kernel, padding), x)
+    of_kernel = jax.linear_transpose(lambda kernel: _xla_conv(x, kernel, padding), kernel)
+    return *of_x(grad), *of_kernel(grad)
 
   def of_ours(x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
-    return input_gradient(kernel, grad, padding), kernel_gradient(x, grad, padding)
+    if _by_winograd(x, kernel.shape, padding):
+      of_row = functools.partial(kernel_gradient, padding=((0, 0), padding[1]))
+      of_kernel = winograd.kernel_gradient_three_rows(x, grad, of_row)
+    else:
+      of_kernel = kernel_gradient(x, grad, padding)
+    return input_gradient(kernel, grad, padding), of_kernel
 
   return jax.lax.platform_dependent(*saved, grad, cpu=of_ours, default=of_jax)
 
@@ -65,7 +94,7 @@ def input_gradient(kernel: Array, grad: Array, padding: Padding) -> Array:
     padding: of the input.
   """
   turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-  return _xla_conv(grad, turned, _pads_of_gradient(kernel.shape[:2], padding))
+  return conv_with_gradients(grad, turned, _pads_of_gradient(kernel.shape[:2], padding))
 
 
 def _pads_of_gradient(kernel_size: Sequence[int], padding: Padding) -> Padding:
