@@ -165,6 +165,7 @@ def test_image_beyond_the_budget(workdir, pair):
     small.sample(pair[1])
 
 
+@pytest.mark.slow
 def test_tiles_keep_what_the_whole_image_gives(model, workdir, pair, monkeypatch):
   tiled = srflow_jax.load(workdir)
   plan = Plan(cut((14, 18), (1, 2), overlap=4, multiple=2))

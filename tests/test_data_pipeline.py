@@ -297,7 +297,9 @@ def test_data_are_told_apart_by_names_and_sizes(data_config, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks the workers up in /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+  "how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_no_worker_survives_its_parent(how):
   program = """
     import ml_collections, multiprocessing, time

@@ -179,6 +179,7 @@ def test_patches_of_a_set_are_patches_of_its_images(div2k, tmp_path):
     np.testing.assert_array_equal(patch_lr, whole)
 
 
+@pytest.mark.slow
 def test_order_from_a_set_is_equal_for_any_workers_and_after_a_restart(div2k, tmp_path):
   prepare(tmp_path / "set", {"train": SplitInputs([div2k["train_hr"]])}, [4], 64, 0, 1)
   iterator = make_train_iterator(train_config(tmp_path / "set"), 4, 3)

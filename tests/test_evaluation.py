@@ -133,6 +133,7 @@ def test_denoised_samples_are_rows(workdir, hr_dir, monkeypatch):
       run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
 
 
+@pytest.mark.slow
 def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):
   settings = evaluation.Settings(num_samples=4, estimates=True)
   run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "", [0.0, 0.9])
@@ -180,6 +181,7 @@ def test_estimates_that_cannot_be_made(count, lr_side, message, workdir, tmp_pat
     run.evaluate_workdirs([str(workdir)], "", str(tmp_path / "lr"), "", settings, "")
 
 
+@pytest.mark.slow
 def test_both_kinds_of_8_bits_are_in_the_summary(workdir, hr_dir, tmp_path):
   summaries = []
   for mode in metrics.UINT8_MODES:

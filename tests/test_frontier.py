@@ -114,6 +114,7 @@ def workdir(tmp_path, monkeypatch):
   return tmp_path / "work"
 
 
+@pytest.mark.slow
 def test_a_search_notes_what_it_chose_and_evaluation_uses_it(workdir, hr_dir, monkeypatch, capsys):
   monkeypatch.setattr("srflow_jax.evaluation.search.temperature_grid", lambda _: [0.1, 0.3, 2.0])
   # Bicubic is better than the fake flow, which would have no frontier.

@@ -61,6 +61,7 @@ def feed(monkeypatch, no_pictures):
   return install
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_goes_back_once_with_a_lower_rate(feed, tmp_path, capsys):
   config = config_of(steps=8)
   begun = feed(lambda number, step: step >= (5 if number == 1 else 7))
@@ -172,6 +173,7 @@ def test_too_many_skipped_steps_are_noticed_between_logs(feed, tmp_path, capsys,
   assert states[1] < states[0] + size  # the diverged state is gone before the other is read
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_not_in_the_mean_loss(feed, tmp_path):
   config = config_of(steps=4)
   config.log_every_steps = 4

@@ -78,6 +78,7 @@ def test_the_lr_image_of_every_sample_is_lr(flow, size):
   assert np.any(sample(0.9)[0] != sample(0.9)[1])
 
 
+@pytest.mark.slow
 def test_tiles_are_the_whole_image_and_consistent_too(flow):
   model, params = flow
   assert model.lr_multiple == 1 and model.tile_overlap == 8 + 12  # the encoder's, and its own

@@ -320,7 +320,7 @@ def diagnosis_of_flow():
   return make_diagnosis(build_model(config.model), read_config(config), ("flow",))
 
 
-@pytest.mark.parametrize("name", ["hr", "lr"])
+@pytest.mark.parametrize("name", [pytest.param("hr", marks=pytest.mark.slow), "lr"])
 def test_the_image_that_is_not_finite_is_named(step_of_flow, diagnosis_of_flow, name):
   state, batch = micro_state(*step_of_flow[:2]), micro_batch(2)
   assert diagnosis_of_flow(state.params, state.key, batch, 0).first() is None

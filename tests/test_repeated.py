@@ -28,6 +28,7 @@ def test_each_layer_is_initialised_by_what_reaches_it_with_a_key_of_its_own():
   assert len(set(np.asarray(noises).tolist())) == 3
 
 
+@pytest.mark.slow
 def test_a_stage_is_its_steps_one_after_the_other():
   """Forward, inverse and gradients of a scanned stage are those of a plain loop."""
   with jax.enable_x64(True):

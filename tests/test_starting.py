@@ -61,6 +61,7 @@ def test_a_flow_starts_from_what_another_has_in_common(suffix, source):
   )
 
 
+@pytest.mark.slow
 def test_only_the_priors_of_a_frozen_flow_are_trained(source, tmp_path, capsys, no_pictures):
   """With weight decay and a moving average, which must not touch it either."""
   folder, theirs = source

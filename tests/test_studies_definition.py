@@ -164,6 +164,7 @@ def test_changed_leaves_the_configuration_as_it_was():
   assert config == {"model": {"stages": ({"steps": 1}, {"steps": 2})}, "plugins": ()}
 
 
+@pytest.mark.slow
 def test_operations_and_what_they_buy(photographs):
   planned = plan(definition(photographs))
   base, two = (planned.configs[name] for name in ("base", "two"))

@@ -129,6 +129,7 @@ def test_training_takes_the_time_of_both_its_phases(study):
   assert stages._seconds(dict(list(logged.items())[:5]), config) == 0  # nothing of the second
 
 
+@pytest.mark.slow
 def test_operations_are_counted_once(photographs, tmp_path, monkeypatch):
   """A later version may count them otherwise: a study that has begun keeps its steps."""
   dirs = {name: photographs for name in ("hr_dir", "train_dir", "val_dir")}
