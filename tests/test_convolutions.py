@@ -102,10 +102,10 @@ def test_half_of_the_products_have_three_times_the_round_off(always_winograd):
 @pytest.mark.parametrize(
   ("platform", "width", "dtype", "number"),
   [
-    ("cpu", 64, np.float32, 6),
-    ("cpu", 16, np.float32, 1),
-    ("cpu", 64, jnp.bfloat16, 1),
-    ("cuda", 64, np.float32, 1),
+    ("cpu", 128, np.float32, 6),
+    ("cpu", 64, np.float32, 1),
+    ("cpu", 128, jnp.bfloat16, 1),
+    ("cuda", 128, np.float32, 1),
   ],
 )
 def test_large_convolutions_of_a_cpu_take_half_of_the_products(platform, width, dtype, number):

@@ -23,7 +23,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 # Multiply-adds of a convolution from which on combining rows takes less time than it saves. Each
 # convolution of that kind takes the compiler a fifth of a second.
-WINOGRAD_PRODUCTS = 125_000_000
+WINOGRAD_PRODUCTS = 250_000_000
 _STRIPE_BYTES = 1.5e6  # of patches at a time: a fifth to ten times as many bytes were slower
 
 
