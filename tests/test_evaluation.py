@@ -94,6 +94,7 @@ def test_several_temperatures_and_runs_in_one_table(workdir, hr_dir):
   assert images.image_size(workdir / "evaluation" / "sheets" / "two.png")[1] > 6 * sheets.PANEL
 
 
+@pytest.mark.slow
 def test_consistent_samples_are_a_row_beside_the_plain_ones(workdir, hr_dir):
   settings = evaluation.Settings(num_samples=2, consistent=True)
   run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "", [0.0, 0.5])

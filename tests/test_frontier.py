@@ -52,6 +52,7 @@ def test_temperatures_are_of_the_model_s_levels():
     check_temperature((0.8, 0.9), 3)
 
 
+@pytest.mark.slow
 def test_each_level_is_drawn_at_its_own_temperature():
   model = small_model("x4_da")
   params = random_params(model, dtype=np.float32)

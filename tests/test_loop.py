@@ -126,6 +126,7 @@ def test_a_signal_saves_the_running_step_and_the_run_goes_on(feed, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_is_not_lost(feed, tmp_path, monkeypatch):
   """A study's process, say, would go on with the next run."""
   feed()

@@ -86,6 +86,7 @@ def test_only_the_priors_of_a_frozen_flow_are_trained(source, tmp_path, capsys, 
   assert len(zero_convolutions) == 2 and all(np.any(array) for array in zero_convolutions)
 
 
+@pytest.mark.slow
 def test_layers_in_a_row_keep_what_they_share(source):
   """Nets of another width in the same scan: these are drawn, the actnorms beside them are not."""
   folder, theirs = source

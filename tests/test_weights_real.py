@@ -86,6 +86,7 @@ def realesrgan() -> pathlib.Path:
   return files.paths("realesrgan")[0].parent
 
 
+@pytest.mark.slow
 def test_realesrgan_beats_bicubic_with_its_own_skip_alone(realesrgan, shared):
   """LR 64x64, enlarged by 4: LPIPS against the photograph."""
   found = read_checkpoint("realesrgan")
