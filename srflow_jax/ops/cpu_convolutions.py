@@ -21,9 +21,9 @@ from srflow_jax.ops import winograd
 Array = jax.Array
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Multiply-adds from which on a convolution takes half of the products. Smaller ones gain too, little,
-# but each that does takes two cores 0.13 s more to compile; with this number the first ten samples
-# of a size take about as long as without (docs/speed.md).
+# Multiply-adds from which on a convolution takes half of the products. Smaller ones gain too, but
+# each that does takes two cores 0.13 s more to compile; with this number the first ten samples of a
+# size take about as long as without (docs/speed.md).
 WINOGRAD_PRODUCTS = 250_000_000
 _STRIPE_BYTES = 1.5e6  # of patches at a time: a fifth to ten times as many bytes were slower
 
