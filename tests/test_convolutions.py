@@ -70,6 +70,7 @@ def test_a_large_image_takes_stripes_within_the_step():
 @pytest.fixture
 def always_winograd(monkeypatch):
   monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
+  monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
 
 
 @pytest.mark.parametrize("height", range(1, 10))  # the last group of four rows is full, or is not

@@ -86,6 +86,7 @@ def test_golden_case(case, winograd, monkeypatch):
   """Latents, samples, likelihoods and encoder maps of the published model."""
   if winograd:  # else the images are too small for it to pay
     monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
+    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
   model, params, data = golden(case, DATA)
 
   @jax.jit

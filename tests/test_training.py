@@ -53,6 +53,7 @@ def test_published_training_run(winograd, monkeypatch):
   """Six Adam steps on the golden batch: the published losses and gradient norms."""
   if winograd:  # else the images are too small for it to pay
     monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
+    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
   case = json.loads((DATA / "train_da_x4.json").read_text())
   meta = json.loads((DATA / "da_x4.json").read_text())
   arrays = np.load(DATA / "da_x4.npz")

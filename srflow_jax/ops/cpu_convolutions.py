@@ -25,6 +25,9 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 # each that does takes two cores 0.13 s more to compile; with this number the first ten samples of a
 # size take about as long as without (docs/speed.md).
 WINOGRAD_PRODUCTS = 250_000_000
+# And from which on for a pixel, as of 3x3 kernels from 64 to 64 channels: with fewer channels the
+# sums take as long as the products that they save.
+WINOGRAD_PRODUCTS_OF_PIXEL = 9 * 64 * 64
 _STRIPE_BYTES = 1.5e6  # of patches at a time: a fifth to ten times as many bytes were slower
 
 
@@ -49,9 +52,10 @@ def conv_with_gradients(x: Array, kernel: Array, padding: Padding) -> Array:
 
 def _by_winograd(x: Array, kernel_shape: Sequence[int], padding: Padding) -> bool:
   """Whether a CPU convolves x with half of the products."""
-  products = math.prod(kernel_shape) * x[..., 0].size
+  of_pixel = math.prod(kernel_shape)
   known = kernel_shape[0] == 3 and padding[0] == (1, 1) and x.dtype != jnp.bfloat16
-  return known and products >= WINOGRAD_PRODUCTS
+  large = of_pixel * x[..., 0].size >= WINOGRAD_PRODUCTS
+  return known and large and of_pixel >= WINOGRAD_PRODUCTS_OF_PIXEL
 
 
 def _xla_conv(x: Array, kernel: Array, padding: Padding) -> Array:
