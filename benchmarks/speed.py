@@ -63,6 +63,15 @@ _BASELINE_FLAGS = flags.DEFINE_string("baseline_flags", "", "More flags for it."
 _JSON = flags.DEFINE_string("json", "", "File to write the figures to.")
 flags.mark_flag_as_required("config")
 
+# Runs a command and prints the peak of its memory. Linux counts as a process's peak also that of
+# the one that started it, which therefore has to be small: this one, not ours.
+_WITH_PEAK = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+
 
 class Program(NamedTuple):
   """What a job runs, and what tracing and compiling it took."""
@@ -155,13 +164,13 @@ def _run_baseline(command: list[str]) -> dict[str, float]:
   """Seconds as the script prints them, and the peak of its memory in 10^9 bytes."""
   python, script, *arguments, job = command
   command = [python, script, job, *arguments, "--repeats", "1"]
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-  output = process.stdout.read()
-  _, status, usage = os.wait4(process.pid, 0)
-  if status:
+  run = subprocess.run(
+    [sys.executable, "-c", _WITH_PEAK, *command], stdout=subprocess.PIPE, text=True
+  )
+  if run.returncode:
     raise InputError(f"the baseline failed: {' '.join(command)}")
-  seconds = json.loads(output.splitlines()[-1])["seconds"]
-  return {"seconds": seconds, "memory_gb": usage.ru_maxrss * 1024 / GB}
+  *_, result, peak_kb = run.stdout.splitlines()
+  return {"seconds": json.loads(result)["seconds"], "memory_gb": int(peak_kb) * 1024 / GB}
 
 
 def _compile(name: str, trace: Callable[[], jax.stages.Traced]) -> tuple[Any, Program]:

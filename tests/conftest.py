@@ -55,6 +55,15 @@ def no_pictures(monkeypatch) -> None:
 
 
 @pytest.fixture
+def always_winograd(monkeypatch) -> None:
+  """Small convolutions of three rows are computed as large ones are on a CPU."""
+  from srflow_jax.ops import cpu_convolutions
+
+  monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
+  monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
+
+
+@pytest.fixture
 def hr_dir(tmp_path) -> pathlib.Path:
   """A folder of three small HR images."""
   from fakes import write_hr  # not above: only some tests need a model

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from srflow_jax.model.residual_encoders import DenseBlock
-from srflow_jax.ops import cpu_convolutions
 from srflow_jax.ops.convolutions import (
   conv,
   conv_upsampled,
@@ -65,12 +64,6 @@ def test_a_large_image_takes_stripes_within_the_step():
     )
   ours = kernel_gradient(x, 2 * library_conv(x, kernel, PADDINGS[0]), PADDINGS[0])
   np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
-
-
-@pytest.fixture
-def always_winograd(monkeypatch):
-  monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
-  monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
 
 
 @pytest.mark.parametrize("height", range(1, 10))  # the last group of four rows is full, or is not

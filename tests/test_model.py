@@ -17,7 +17,6 @@ from models import VARIANTS, random_images, random_params, small_model
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import abstract_params, build_model, count_parameters, init_params
 from srflow_jax.model.features import Given, pad_to
-from srflow_jax.ops import cpu_convolutions
 from srflow_jax.weights import published
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -82,11 +81,10 @@ def golden(case: str, folder: pathlib.Path):
 
 @pytest.mark.parametrize("case", [f"{variant}_x4" for variant in VARIANTS])
 @pytest.mark.parametrize("winograd", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_golden_case(case, winograd, monkeypatch):
+def test_golden_case(case, winograd, request):
   """Latents, samples, likelihoods and encoder maps of the published model."""
   if winograd:  # else the images are too small for it to pay
-    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
-    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
+    request.getfixturevalue("always_winograd")
   model, params, data = golden(case, DATA)
 
   @jax.jit

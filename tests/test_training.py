@@ -19,7 +19,6 @@ from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
-from srflow_jax.ops import cpu_convolutions
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.training.step import create_state, make_train_step
@@ -49,11 +48,10 @@ def micro_config():
 
 
 @pytest.mark.parametrize("winograd", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_published_training_run(winograd, monkeypatch):
+def test_published_training_run(winograd, request):
   """Six Adam steps on the golden batch: the published losses and gradient norms."""
   if winograd:  # else the images are too small for it to pay
-    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS", 0)
-    monkeypatch.setattr(cpu_convolutions, "WINOGRAD_PRODUCTS_OF_PIXEL", 0)
+    request.getfixturevalue("always_winograd")
   case = json.loads((DATA / "train_da_x4.json").read_text())
   meta = json.loads((DATA / "da_x4.json").read_text())
   arrays = np.load(DATA / "da_x4.npz")

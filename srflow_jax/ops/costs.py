@@ -34,7 +34,7 @@ def _of_equation(equation: core.JaxprEqn) -> int:
     left = _shape(equation.invars[0])
     per_output = math.prod(left[axis] for axis in contracted)
     return 2 * math.prod(_shape(equation.outvars[0])) * per_output
-  if name == "cond":  # one way for each platform: the last is the plain one, of most of them
+  if name == "cond":  # one way for each platform: the last is the plain one
     return count_flops(params["branches"][-1].jaxpr)
   inner = sum(count_flops(jaxpr) for jaxpr in core.jaxprs_in_params(params))
   if name == "while" and inner:

@@ -25,8 +25,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 # each that does takes two cores 0.13 s more to compile; with this number the first ten samples of a
 # size take about as long as without (docs/speed.md).
 WINOGRAD_PRODUCTS = 250_000_000
-# And from which on for a pixel, as of 3x3 kernels from 64 to 64 channels: with fewer channels the
-# sums take as long as the products that they save.
+# And from which on for a pixel, as of 3x3 kernels from 64 to 64 channels: a model of 16 to 48
+# channels took longer to compile and was no faster.
 WINOGRAD_PRODUCTS_OF_PIXEL = 9 * 64 * 64
 _STRIPE_BYTES = 1.5e6  # of patches at a time: a fifth to ten times as many bytes were slower
 
