@@ -1,7 +1,9 @@
 """Claims: one process alone has a piece of work, and a dead one's is taken over."""
 
+import errno
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -16,10 +18,10 @@ from srflow_jax.studies import claims
 QUICK = claims.Timing(heartbeat=0.05, dead_after=1.0)
 
 
-def of_another_host(folder, seconds_ago: float, released: bool = False):
+def of_another_host(folder, seconds_ago: float, heartbeat: float = 0.05):
   """Rewrites the highest claim as if a process of another machine had made it."""
   path = max((folder / claims.FOLDER).glob("*.json"))
-  said = {"where": "process 7 on far", "host": "far", "released": released}
+  said = {"where": "process 7 on far", "host": "far", "heartbeat": heartbeat, "released": False}
   path.write_text(json.dumps(said))
   os.utime(path, (time.time() - seconds_ago,) * 2)
   return path
@@ -51,6 +53,32 @@ def test_a_dead_machines_claim_is_taken_over_saying_how_old_it_is(tmp_path):
   assert claim is not None
   assert claim.taken_from.startswith("taken over from process 7 on far, silent for 3")
   claim.release()
+
+
+def test_a_process_that_touches_its_claim_rarely_is_not_dead_for_that(tmp_path):
+  claims.take(tmp_path, QUICK).release()
+  of_another_host(tmp_path, seconds_ago=40, heartbeat=15)
+  assert claims.take(tmp_path, QUICK) is None
+
+
+def test_a_folder_that_is_away_for_a_while_does_not_end_the_touching(tmp_path, monkeypatch):
+  claim, is_away, lost = claims.take(tmp_path, QUICK), threading.Event(), []
+  exists = pathlib.Path.exists
+
+  def away(path):
+    if path.parent.name == claims.FOLDER and not is_away.is_set():
+      is_away.set()
+      raise OSError(errno.ESTALE, "stale")
+    return exists(path)
+
+  monkeypatch.setattr(pathlib.Path, "exists", away)
+  with claims.held(claim, lost.append):
+    assert is_away.wait(5)
+    path = of_another_host(tmp_path, seconds_ago=300)
+    end = time.monotonic() + 5
+    while time.time() - path.stat().st_mtime > 100 and time.monotonic() < end:
+      time.sleep(0.05)
+    assert time.time() - path.stat().st_mtime < 100 and not lost
 
 
 def test_a_machine_that_wakes_up_keeps_its_claim(tmp_path):

@@ -74,6 +74,24 @@ def study_rows(**settings):
   ]
 
 
+def test_a_study_of_encoders_alone_is_done_and_chooses_rates_by_their_own_loss():
+  def of_encoders(row):
+    if row.metric == "validation/nll":
+      return dataclasses.replace(row, metric="validation/l1")
+    return None if row.metric in ("nll", "bits_per_dim", "diversity") else row
+
+  rows = [
+    row
+    for rate, selected in ((1e-3, 0.5), (1e-4, 0.1))
+    for row in map(of_encoders, study_rows(rate=rate, selected=selected))
+    if row is not None
+  ]
+  outcome = Outcome(rows, record(learning_rates=(1e-3, 1e-4)))
+  assert outcome.not_done == [] and set(outcome.rates.values()) == {1e-4}
+  names = list(shown(tables.results(outcome, outcome.comparisons(), record())))
+  assert names == ["base", "wide", "worse"]  # all of whose seeds are there
+
+
 def shown(table: tables.Table) -> dict[str, dict[str, str]]:
   """A table's cells, by the first of their line and by column."""
   return {line[0]: dict(zip(table.cells[0], line, strict=True)) for line in table.cells[1:]}

@@ -45,12 +45,14 @@ class Holder:
   Attributes:
     where: the process and its machine, in words.
     host: the machine's name.
+    heartbeat: seconds between two of its touches; 0 if it does not say.
     age: seconds since the claim was touched, by the file system's clock.
     released: whether its holder has ended.
   """
 
   where: str
   host: str
+  heartbeat: float
   age: float
   released: bool
 
@@ -79,21 +81,23 @@ class Claim:
 
   def _touch(self, lost: Callable[[str], object]) -> None:
     while not self._ended.wait(self._timing.heartbeat):
-      number = int(self._path.stem)
-      newer = self._path.with_name(_name(number + 1))
-      if newer.exists():
+      newer = self._path.with_name(_name(int(self._path.stem) + 1))
+      taken = False
+      # A full disk or a network that is away must end neither the work nor this thread; the next
+      # touch may succeed.
+      with contextlib.suppress(OSError):
+        taken = newer.exists()
+        os.utime(self._path)
+      if taken:
         lost(f"{self._path.parents[1]}: this process stood still and another one took over")
         return
-      # A full disk or a network that is away must not end the work; the next touch may succeed.
-      with contextlib.suppress(OSError):
-        os.utime(self._path)
 
   def release(self) -> None:
     """Lets others have the work at once."""
     self._ended.set()
     with contextlib.suppress(OSError):
       self._file.seek(0)
-      self._file.write(json.dumps(_content(released=True)))
+      self._file.write(json.dumps(_content(self._timing, released=True)))
       self._file.truncate()
       self._file.flush()
     self._file.close()
@@ -125,7 +129,7 @@ def take(folder: pathlib.Path, timing: Timing) -> Claim | None:
           return None
         said = f"taken over from {found.where}, silent for {found.age:.0f} s"
     path = claims / _name(number + 1)
-    file = _create(path)
+    file = _create(path, timing)
     return Claim(path, file, timing, said) if file else None
   except OSError as error:
     raise InputError(f"{claims}: cannot be written: {error.strerror}") from None
@@ -160,18 +164,19 @@ def _highest(claims: pathlib.Path) -> int:
   return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def _content(released: bool) -> dict[str, Any]:
-  where = f"process {os.getpid()} on {socket.gethostname()}"
-  return {"where": where, "host": socket.gethostname(), "released": released}
+def _content(timing: Timing, released: bool) -> dict[str, Any]:
+  host = socket.gethostname()
+  where = f"process {os.getpid()} on {host}"
+  return {"where": where, "host": host, "heartbeat": timing.heartbeat, "released": released}
 
 
-def _create(path: pathlib.Path) -> IO[str] | None:
+def _create(path: pathlib.Path, timing: Timing) -> IO[str] | None:
   """Creates a claim's file, whole and locked; None if another process was faster."""
   part = path.with_name(f".{secrets.token_hex(8)}")
   file = part.open("x+")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    file.write(json.dumps(_content(released=False)))
+    file.write(json.dumps(_content(timing, released=False)))
     file.flush()
     os.link(part, path)  # exclusive on all file systems, also those of networks
     return file
@@ -187,9 +192,11 @@ def _read(path: pathlib.Path) -> Holder:
   try:
     said = read_json(path)
     where, host, released = (said[key] for key in ("where", "host", "released"))
-  except (InputError, KeyError, TypeError):  # its holder is just ending, or the machine has died
-    where, host, released = "an unknown process", "", False
-  return Holder(str(where), str(host), _age(path), bool(released))
+    heartbeat = float(said.get("heartbeat", 0.0))  # claims of earlier versions have none
+  except (InputError, KeyError, TypeError, ValueError):
+    # Its holder is just ending, or the machine has died.
+    where, host, heartbeat, released = "an unknown process", "", 0.0, False
+  return Holder(str(where), str(host), heartbeat, _age(path), bool(released))
 
 
 def _age(path: pathlib.Path) -> float:
@@ -211,10 +218,12 @@ def _dead(path: pathlib.Path, found: Holder, timing: Timing) -> bool:
         return True  # its process has ended, so the file is locked no longer
       except BlockingIOError:
         return False
-  if found.age < timing.dead_after:
+  # Its process may touch it more rarely than this one would, if that has a longer `dead_after`.
+  heartbeat = max(timing.heartbeat, found.heartbeat)
+  if found.age < max(timing.dead_after, 4 * heartbeat):
     return False
   # Both machines may have been suspended, as virtual ones are, and have woken just now: a holder
   # that lives touches its claim while this process waits.
   before = path.stat().st_mtime
-  time.sleep(2 * timing.heartbeat)
+  time.sleep(2 * heartbeat)
   return path.stat().st_mtime == before

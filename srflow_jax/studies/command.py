@@ -126,12 +126,12 @@ def submit(
   Raises:
     InputError: the study cannot be run, or Slurm refuses it.
   """
-  if study.budget.seconds:  # a step is timed by the first job, on the device that counts
-    variant_configs(study)
+  if study.budget.seconds and not (folder / record.FILE).exists():
+    variant_configs(study)  # a step is timed by the first job, on the device that counts
   else:
     planned = record.begin(study, folder)
     if retry_failed:
-      forget_failures(jobs_of(planned, folder))
+      forget_failures(jobs_of(planned, folder), claims.Timing())
   jobs = slurm.submit(folder, command, resources)
   return f"submitted {', '.join(jobs)}; their output: {folder / slurm.FOLDER}"
 

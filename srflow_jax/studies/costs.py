@@ -37,7 +37,7 @@ class PerStep:
 
   def of_run(self, config: Config) -> float:
     """The sum over all steps of a run."""
-    frozen = start.frozen_steps(config)
+    frozen = config.frozen_steps
     return frozen * self.frozen + (config.num_train_steps - frozen) * self.full
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from srflow_jax.model.model import SRFlow, SuperResolver
 from srflow_jax.studies import receptive_field
 from srflow_jax.studies.results import FAILED, SEVERAL, Row
 from srflow_jax.studies.statistics import Comparison, Scores, compare
@@ -40,7 +41,9 @@ METRICS = (
   Metric("diversity", "diversity", "{:.2f}", 1),
 )
 
-SELECTED_BY = "validation/nll"  # learning rates are, by the last one
+# Of these losses a run has one: a flow's, or that of an encoder alone.
+LOSSES = tuple(f"validation/{model.loss_name}" for model in (SRFlow, SuperResolver))
+DONE_BY = "psnr"  # every run that was evaluated has it
 _SAME_IMAGE = 0.01  # dB of PSNR: far above rounding errors, far below what another image makes
 
 
@@ -94,7 +97,8 @@ class Outcome:
     """The mean over seeds of the last validation loss; infinite if a run failed."""
     if self._by_key.get((name, rate, FAILED)):
       return math.inf
-    last = [max(curve.items())[1] for curve in self._curves(name, rate, SELECTED_BY).values()]
+    curves = [curve for loss in LOSSES for curve in self._curves(name, rate, loss).values()]
+    last = [max(curve.items())[1] for curve in curves]
     mean = float(np.mean(last)) if last else math.inf
     return mean if math.isfinite(mean) else math.inf
 
@@ -139,7 +143,7 @@ class Outcome:
     ended = {
       (row.variant, row.seed, row.learning_rate)
       for row in self._rows
-      if row.metric in (FAILED, METRICS[0].name)
+      if row.metric in (FAILED, DONE_BY)
     }
     return [
       f"{name} (seed {seed})" if rate is None else f"{name} (seed {seed}, rate {rate:g})"

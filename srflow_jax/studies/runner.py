@@ -68,10 +68,10 @@ def failure(job: Job) -> str:
   return str(read_rows(table)[0].value) if table.exists() else ""
 
 
-def forget_failures(jobs: Sequence[Job]) -> None:
+def forget_failures(jobs: Sequence[Job], timing: claims.Timing) -> None:
   """Lets failed runs that nobody has go on from their latest checkpoints."""
   for job in jobs:
-    if failure(job) and (claim := claims.take(job.folder, claims.Timing())):
+    if failure(job) and (claim := claims.take(job.folder, timing)):
       job.table(FAILED).unlink(missing_ok=True)
       (job.folder / _ATTEMPTS).unlink(missing_ok=True)
       claim.release()
@@ -98,7 +98,7 @@ def run_jobs(
     Interrupted: a signal came; the same command goes on.
   """
   if options.retry_failed:
-    forget_failures(jobs)
+    forget_failures(jobs, options.timing)
   waited = False
   while left := [job for job in jobs if job.left() and not failure(job)]:
     done = False

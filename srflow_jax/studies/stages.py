@@ -27,7 +27,6 @@ from srflow_jax.studies.degraded import write_degraded
 from srflow_jax.studies.planning import Plan, PlannedRun, evaluation_folders, sheet_images
 from srflow_jax.studies.results import SEVERAL, Row, write_rows
 from srflow_jax.studies.study import BICUBIC
-from srflow_jax.training import start
 from srflow_jax.training.events import Scalar, read_scalars
 from srflow_jax.training.loop import train
 
@@ -150,7 +149,7 @@ def _seconds(logged: Mapping[int, Scalar], config: Config) -> float:
   That is the median time of a step, of those with a frozen encoder and of those after, times their
   number. So neither compilation nor what happened between a kill and a new start counts.
   """
-  frozen = start.frozen_steps(config)
+  frozen = config.frozen_steps
   by_phase = {phase: [] for phase in ("frozen", "full")}
   for (earlier, before), (step, after) in itertools.pairwise(sorted(logged.items())):
     if after.time > before.time and not earlier < frozen < step:

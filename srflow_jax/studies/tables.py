@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srflow_jax.evaluation.report import human_count
-from srflow_jax.studies.outcome import METRICS, Metric, Outcome
+from srflow_jax.studies.outcome import DONE_BY, METRICS, Metric, Outcome
 from srflow_jax.studies.receptive_field import HIDDEN, radius_reached
 from srflow_jax.studies.statistics import Comparison, Interval, t_interval
 from srflow_jax.studies.study import BICUBIC
@@ -72,7 +72,7 @@ def _style(metric: Metric, comparison: Comparison | None) -> str:
 
 def _with_seeds(outcome: Outcome, name: str) -> str:
   """A variant's name, and how many of its seeds there are if they are not all."""
-  seeds = len(outcome.of_runs(name, METRICS[0].name))
+  seeds = len(outcome.of_runs(name, DONE_BY))
   return name if seeds == len(outcome.seeds) else f"{name} ({seeds} of {len(outcome.seeds)} seeds)"
 
 
@@ -287,7 +287,7 @@ def learning_rates(outcome: Outcome) -> Table | None:
     f" At the edge of what was tried, so that a rate beyond it may be better: "
     f"{', '.join(outcome.at_edge)}."
   ) * bool(outcome.at_edge)
-  note = f"The best by the last validation nll, over all seeds.{edge}"
+  note = f"The best by the last validation loss, over all seeds.{edge}"
   return Table("Learning rates", cells, {}, note)
 
 
