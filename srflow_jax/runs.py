@@ -4,9 +4,12 @@ W/config.json     the resolved configuration
 W/data.json       what its images were, told by names and sizes
 W/parameters.txt  a table of the model's parameters, to be read by people
 W/lock            held by the process that trains
+W/imported.json   of what file its first weights are, if they were imported
 W/temperature.json the temperature that a search chose
 W/progress.json   the step of the latest checkpoint that was saved, and a word that marks the run
-W/checkpoints/    see `srflow_jax.checkpoints`
+W/checkpoints/    see `srflow_jax.checkpoints`; W/damaged_checkpoints/ those that were set aside
+W/events.out...   of TensorBoard; profiles lie in W/plugins/
+W/evaluation/, W/search/  what `evaluate.py` writes if no other folder is given
 """
 
 import contextlib
@@ -31,6 +34,8 @@ MAY_CHANGE = ("num_train_steps", "log_every_steps", "eval_every_steps", "checkpo
 MAY_CHANGE += ("keep_checkpoints", "keep_best", "eval_temperature", "profile_steps")
 MAY_CHANGE += ("data.cache_mb", "data.num_workers", "optim.accumulation_steps", "compute.remat")
 MAY_CHANGE += ("compute.unroll",)
+
+_IMPORTED = "imported.json"
 
 
 def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
@@ -91,6 +96,16 @@ def config_differences(
     for field in sorted(before | after)
     if field not in may_change and before.get(field) != after.get(field)
   ]
+
+
+def note_import(workdir: pathlib.Path, origin: Mapping[str, Any]) -> None:
+  """Notes of what files a run's first weights are; `InputError` if that cannot be written."""
+  write_json(workdir / _IMPORTED, origin)
+
+
+def is_imported(workdir: pathlib.Path) -> bool:
+  """Whether a run's first weights were imported."""
+  return (workdir / _IMPORTED).exists()
 
 
 def write_config(workdir: pathlib.Path, config: Config | Mapping[str, Any]) -> None:

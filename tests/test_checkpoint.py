@@ -1,12 +1,14 @@
 """Checkpoints and the run's folder: what is kept, what a failure leaves, who may write."""
 
 import dataclasses
+import errno
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ import pytest
 import runs
 from models import random_params
 from srflow_jax import checkpoints
-from srflow_jax.checkpoints import models
+from srflow_jax.checkpoints import models, reading
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.runs import lock_workdir, workdir_path, write_config
@@ -375,6 +377,23 @@ def test_a_run_does_not_start_anew_when_nothing_is_left(two_checkpoints, tmp_pat
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(two_checkpoints, monkeypatch):
   monkeypatch.setattr(os, "access", lambda path, mode: path.name != "_METADATA")
   with pytest.raises(InputError, match=r"_METADATA: cannot be read: Permission denied") as refused:
+    checkpoint.restore_latest(two_checkpoints, like(state_of(8, size=1000)), fresh)
+  assert not isinstance(refused.value, checkpoints.DamagedError)
+
+
+@pytest.mark.parametrize(
+  "error, reason",
+  [
+    (OSError(errno.ESTALE, "stale"), "Stale file handle"),
+    (ValueError("RESOURCE_EXHAUSTED: [os_error_code='24']"), "Too many open files"),
+    (MemoryError(), "more memory than there is"),
+  ],
+)
+def test_what_says_nothing_of_the_files_does_not_make_them_damaged(
+  error, reason, two_checkpoints, monkeypatch
+):
+  monkeypatch.setattr(reading, "_load_tree", Mock(side_effect=error))
+  with pytest.raises(InputError, match=reason) as refused:
     checkpoint.restore_latest(two_checkpoints, like(state_of(8, size=1000)), fresh)
   assert not isinstance(refused.value, checkpoints.DamagedError)
 

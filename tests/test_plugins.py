@@ -21,7 +21,7 @@ from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 from srflow_jax.training import start
 from srflow_jax.training.loop import train
-from srflow_jax.weights.transfer import export_weights, import_weights
+from srflow_jax.weights.transfer import export_weights
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,39 @@ def test_tiles_of_plugins_are_the_whole_image():
 
 
 def test_weights_of_plugins_go_out_and_come_back(workdir, tmp_path):
-  said = export_weights(str(workdir), str(tmp_path / "plugins.safetensors"))
+  file = tmp_path / "plugins.safetensors"
+  said = export_weights(str(workdir), str(file))
   assert "in our own names" in said
-  config = plugin_kinds.get_config()
-  import_weights(str(tmp_path / "plugins.safetensors"), str(tmp_path / "back"), config, {})
+
+  def imported(*flags):
+    """In a process that has not imported the plugins for another test."""
+    command = [
+      sys.executable,
+      "import_weights.py",
+      f"--file={file}",
+      f"--workdir={tmp_path / 'back'}",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(runs.ROOT / "tests"), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+      [*command, *flags],
+      cwd=runs.ROOT,
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=runs.TIMEOUT,
+    )
+
+  without = imported()
+  assert without.returncode == 2 and "it has parts of plugin_kinds: give a" in without.stderr
+  # A file with the configuration alone, as the README has it, that names the module as text.
+  config = tmp_path / "config.py"
+  values = plugin_kinds.get_config().to_json()
+  config.write_text(
+    "import json, ml_collections\n"
+    f"def get_config():\n  return ml_collections.ConfigDict(json.loads({values!r}))\n"
+  )
+  done = imported(f"--config={config}")
+  assert done.returncode == 0, done.stderr
   lr = np.random.default_rng(0).random((4, 4, 3), np.float32)
   ours, back = (
     srflow_jax.load(folder).sample(lr, seed=3) for folder in (workdir, tmp_path / "back")

@@ -1,6 +1,7 @@
 """How checkpoints are read and compared with their digests."""
 
 import dataclasses
+import errno
 import hashlib
 import math
 import os
@@ -21,6 +22,17 @@ from srflow_jax.runs import last_saved
 TREES = ("params", "ema", "rest")
 CONTENTS = "contents"
 CONTENTS_FILE = "contents.json"
+
+
+# What the system answers that says nothing of a file: the machine has too little of something, or
+# a file system is away.
+_NOT_OF_FILES = {
+  errno.ENOMEM,
+  errno.EMFILE,
+  errno.ENFILE,
+  errno.ESTALE,
+  errno.ETIMEDOUT,
+}
 
 
 class DamagedError(InputError):
@@ -174,10 +186,22 @@ def load_trees(
     raise InputError(f"{folder} does not fit the configuration: {error}") from error
   except DamagedError:
     raise
+  except MemoryError:
+    raise InputError(f"{folder}: needs more memory than there is") from None
   except Exception as error:
-    # Orbax and TensorStore raise errors of many kinds, all of which mean that files are damaged.
+    # Orbax and TensorStore raise errors of many kinds where files are damaged.
+    if (number := system_error(error)) in _NOT_OF_FILES:
+      raise InputError(f"{folder}: cannot be read: {os.strerror(number)}") from error
     raise _damaged(workdir, step, error) from error
   return {name: jax.tree.map(_as_type, tree, like[name]) for name, tree in trees.items()}
+
+
+def system_error(error: BaseException) -> int | None:
+  """The system's number of an error, also of one that TensorStore raised; None if it has none."""
+  if isinstance(error, OSError):
+    return error.errno
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  return int(code.group(1)) if code else None
 
 
 class _UnfitError(Exception):

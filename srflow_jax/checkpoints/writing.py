@@ -5,7 +5,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from srflow_jax.checkpoints.reading import (
   digest,
   folder_of,
   saved_steps,
+  system_error,
   validation_loss,
 )
 from srflow_jax.errors import InputError
@@ -111,12 +111,10 @@ class Writer:
     try:
       yield
     except (OSError, ValueError) as error:
-      if isinstance(error, OSError):
-        reason = error.strerror
-      elif code := re.search(r"os_error_code='(\d+)'", str(error)):  # from TensorStore
-        reason = os.strerror(int(code.group(1)))
-      else:
+      number = system_error(error)
+      if number is None:
         raise
+      reason = os.strerror(number)
       self._saving = None
       steps = saved_steps(self._workdir)
       good = f"the last good one is of step {steps[-1]}" if steps else "there is none yet"

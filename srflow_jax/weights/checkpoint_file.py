@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
 from srflow_jax.model.building import build_model
+from srflow_jax.model.encoders import Encoder
 from srflow_jax.model.features import Given
+from srflow_jax.model.kinds import read_part
 from srflow_jax.model.residual_encoders import GLOBAL_SKIPS
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.weights import files, named, own_names
@@ -94,6 +97,9 @@ def _read_own(
 ) -> CheckpointFile:
   """As `read_checkpoint`, of a file with our own names, whose header tells all."""
   block = facts["model"]
+  # Modules are not imported because a file says so.
+  if unknown := [name for name in facts.get("plugins", ()) if name not in sys.modules]:
+    raise InputError(f"it has parts of {', '.join(unknown)}: give a configuration with that plugin")
   model = build_model(block)
   if given is not None and (lines := differences(given, block, encoder_only)):
     raise InputError("\n".join(lines))
@@ -119,11 +125,13 @@ def differences(
 
   Taps count only where a flow sees them; with `encoder_only` nothing counts but scale and encoder.
   """
-  given, found = _plain(given), _plain(found)
+  given, found = (
+    _plain(block) | {"encoder": _all_settings(block["encoder"])} for block in (given, found)
+  )
   if encoder_only:
     found = {part: found[part] for part in ("scale", "encoder")}
   if not found.get("stages"):
-    del found["encoder"]["taps"]
+    found["encoder"].pop("taps", None)
   lines = []
   if "stages" in found and len(given["stages"]) != len(found["stages"]):
     counts = len(given["stages"]), len(found.pop("stages"))
@@ -135,6 +143,12 @@ def differences(
     elif given[field] != value:
       lines.append(f"{field} is {given[field]!r}, not {value!r}")
   return lines
+
+
+def _all_settings(encoder: Any) -> dict[str, Any]:
+  """An encoder's block, with its kind and the defaults of what it leaves out."""
+  part = read_part(Encoder, encoder, "config.model.encoder")
+  return {"kind": part.kind} | part.filled()
 
 
 def _plain(block: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ _PARALLEL_PREFIX = "module."
 MODEL_KEY = "srflow_jax.model"
 # In the header of a `.safetensors` with a flow alone: the name in `named` of its encoder.
 ENCODER_KEY = "encoder"
+# In the header of a `.safetensors` of ours with parts of other modules: these, with commas between.
+PLUGINS_KEY = "srflow_jax.plugins"
 
 
 def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -34,8 +36,8 @@ def read(source: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   Returns:
     Tensors by name, float32, state dicts taken out of their containers; and what the file says
     beyond that, where it does: "model", the `model` block that our own export wrote; "encoder",
-    the name of the encoder that the flow in it was trained on; "global_skip", which ncnn's graph
-    shows.
+    the name of the encoder that the flow in it was trained on; "plugins", the modules of its parts;
+    "global_skip", which ncnn's graph shows.
 
   Raises:
     InputError: the file cannot be read, is damaged, or holds what is not finite floats.
@@ -117,9 +119,11 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     raise InputError(f"{path}: not a whole .safetensors: {error}") from None
   if MODEL_KEY not in header:
     return tensors, {}
-  encoder = {"encoder": header[ENCODER_KEY]} if ENCODER_KEY in header else {}
+  facts = {"encoder": header[ENCODER_KEY]} if ENCODER_KEY in header else {}
+  if PLUGINS_KEY in header:
+    facts["plugins"] = header[PLUGINS_KEY].split(",")
   try:
-    return tensors, {"model": json.loads(header[MODEL_KEY])} | encoder
+    return tensors, {"model": json.loads(header[MODEL_KEY])} | facts
   except (ValueError, RecursionError) as error:
     raise InputError(f"{path}: its header's {MODEL_KEY} is damaged: {error}") from None
 

@@ -1,7 +1,6 @@
 """Published weights into a workdir, and a workdir's weights into a file of published names."""
 
 import hashlib
-import json
 import os
 import pathlib
 import secrets
@@ -15,9 +14,10 @@ import ml_collections
 import numpy as np
 
 from srflow_jax import checkpoints
+from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, count_parameters
-from srflow_jax.runs import workdir_path, write_config
+from srflow_jax.runs import note_import, workdir_path, write_config
 from srflow_jax.weights import files, named, own_names, rrdb_names
 from srflow_jax.weights.checkpoint_file import differences, read_checkpoint
 from srflow_jax.weights.loading import load_model
@@ -51,7 +51,7 @@ def import_weights(
   except OSError as error:
     raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
   if config is not None:
-    build_model(config.model)  # what is wrong with the configuration itself is said first
+    build_model(read_config(config).model)  # what is wrong with the configuration is said first
   found = read_checkpoint(source, config.model if config else None)
   if config is None:
     name = min(shipped, key=lambda name: len(differences(shipped[name].model, found.model_config)))
@@ -170,7 +170,8 @@ def _write(
 ) -> None:
   if float16:
     tensors = {name: _float16(path, name, array) for name, array in tensors.items()}
-  files.write(path, tensors, run.config.model.to_dict(), facts)
+  plugins = {files.PLUGINS_KEY: ",".join(run.config.plugins)} if run.config.plugins else {}
+  files.write(path, tensors, run.config.model.to_dict(), dict(facts or {}) | plugins)
 
 
 def _float16(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
@@ -192,7 +193,7 @@ def _write_run(
     own.mkdir()  # which fails if it is there
     partial = own
     write_config(partial, config)
-    (partial / "imported.json").write_text(json.dumps(_origin(sources), indent=2) + "\n")
+    note_import(partial, _origin(sources))
     with checkpoints.writer(partial, keep=1) as writer:
       writer.save(0, {"params": jax.tree.map(jnp.asarray, dict(params))})
     os.replace(partial, folder)
