@@ -13,7 +13,8 @@ python evaluate.py --workdir=W --denoise          # also samples without the tra
 python evaluate.py --workdir=W --consistent       # also samples that agree with the LR image
 
 Killed, it goes on where it was if the same command is given again. The exit status is 3 if samples
-have values that are not finite: they count as black, and the last line names them.
+have values that are not finite: they count as black, and the last line names them. A search leaves
+out temperatures with such samples.
 """
 
 import shlex

@@ -98,14 +98,14 @@ class SuperResolution:
     """
     check_sampling(num_samples, temperature, seed)
     lr, dtype = _as_floats(image, "image")
-    shape = (num_samples, lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
-    reserved = int(np.prod(shape)) * (dtype.itemsize + 4 * consistent)
+    shape = (lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
+    reserved = num_samples * math.prod(shape) * (dtype.itemsize + 4 * consistent)
     variance = self._variance(denoise)
     # Without noise all samples are equal: one is drawn.
     drawn = num_samples if draws_noise(temperature) and self._model.stochastic else 1
     request = Request(("denoised" if variance else "draw",), drawn, reserved)
     prepared = self._sampler.prepare(lr, request)
-    samples = np.empty(shape, np.float32 if consistent else dtype)
+    samples = np.empty((drawn, *shape), np.float32 if consistent else dtype)
     for index, (rows, columns), tile in self._sampler.draw(
       prepared, seed, range(drawn), temperature, noise_variance=variance
     ):
@@ -116,11 +116,10 @@ class SuperResolution:
         hint = "; a lower temperature may help" if draws_noise(temperature) else ""
         raise InputError(f"{error}{hint}") from None
     if consistent:
-      for sample in samples[:drawn]:
+      for sample in samples:
         sample[:] = make_consistent(sample, lr, self.scale)
       samples = _answer(samples, dtype, "a consistent sample")
-    samples[drawn:] = samples[0]
-    return samples
+    return samples if drawn == num_samples else np.repeat(samples, num_samples, 0)
 
   def encode(self, hr: ImageLike, lr: ImageLike | None = None) -> tuple[np.ndarray, ...]:
     """Maps an HR image to its latents; a large one tile by tile, like all methods.

@@ -265,11 +265,18 @@ def _run(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> No
   main(argv)
 
 
+def _began_here(failed: threading.ExceptHookArgs) -> bool:
+  """Whether a thread that failed ran a function of this package, not of a library."""
+  files = (frame.filename for frame in traceback.extract_tb(failed.exc_traceback))
+  first = next((file for file in files if file != threading.__file__), "")
+  return pathlib.Path(__file__).parent in pathlib.Path(first).parents
+
+
 @contextlib.contextmanager
 def _answered(resumes: bool) -> Iterator[None]:
-  """Answers signals, and silences what libraries log and what threads fail with.
+  """Answers signals, and silences what libraries log and what their threads fail with.
 
-  Libraries raise it in the main thread as well, where it is reported once.
+  A library whose thread fails raises that error in the main thread as well, which reports it.
   """
   numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
   handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
@@ -284,7 +291,7 @@ def _answered(resumes: bool) -> Iterator[None]:
 
   warnings.showwarning = show
   logging.set_verbosity(logging.FATAL)
-  threading.excepthook = lambda _: None
+  threading.excepthook = lambda failed: hook(failed) if _began_here(failed) else None
   try:
     yield
   finally:

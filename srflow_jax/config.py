@@ -145,6 +145,13 @@ class Config:
     if steps and (len(steps) != 2 or steps[0] > steps[1]):
       raise ValueError(f"profile_steps are {steps}: they must be a first and a last step, or none")
 
+  @property
+  def frozen_steps(self) -> int:
+    """In how many of the first steps an encoder that starts from weights is not trained."""
+    if not self.optim.encoder_init:
+      return 0
+    return round(self.optim.encoder_frozen_fraction * self.num_train_steps)
+
   def to_dict(self) -> dict[str, Any]:
     """All fields as JSON would give them back."""
     fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -82,7 +82,7 @@ def describe(model: Model) -> list[list[Box]]:
   if not isinstance(model, SRFlow):
     return [[lr, encoder, Box("latent", "super-resolution", ("H x W x 3",))]]
   rows, (channels, downscale) = [[lr, encoder]], model.target.shape(model.scale)
-  last = len(model.stage_specs) - 1
+  last, latent = len(model.stage_specs) - 1, 1
   for number, spec in enumerate(model.stage_specs):
     entering = channels
     channels *= spec.squeeze**2
@@ -92,9 +92,11 @@ def describe(model: Model) -> list[list[Box]]:
       "image", "target", (model.target.kind, f"{_size(downscale // spec.squeeze)} x {entering}")
     )
     if number > 0:
-      enters = Box("image", "kept", (f"{entering} channels",))
-    rows.append([enters, *_stage(spec, size, channels, number, is_last=number == last)])
+      before = "kept" if model.stage_specs[number - 1].split else f"from stage {number}"
+      enters = Box("image", before, (f"{entering} channels",))
+    rows.append([enters, *_stage(spec, size, channels, latent, is_last=number == last)])
     channels = spec.kept_channels(channels)
+    latent += spec.split
   return rows
 
 
@@ -102,7 +104,7 @@ def _size(downscale: int) -> str:
   return f"H/{downscale} x W/{downscale}" if downscale > 1 else "H x W"
 
 
-def _stage(spec: StageSpec, size: str, channels: int, number: int, is_last: bool) -> list[Box]:
+def _stage(spec: StageSpec, size: str, channels: int, latent: int, is_last: bool) -> list[Box]:
   row = []
   if spec.squeeze > 1:
     row.append(Box("squeeze", f"squeeze by {spec.squeeze}", (f"{size} x {channels}",)))
@@ -116,7 +118,7 @@ def _stage(spec: StageSpec, size: str, channels: int, number: int, is_last: bool
   if spec.split or is_last:
     left = channels - kept if spec.split else channels
     row.append(Box("prior", f"{spec.prior.kind} prior", _settings(spec.prior)))
-    row.append(Box("latent", f"latent {number + 1}", (f"{size} x {left}",)))
+    row.append(Box("latent", f"latent {latent}", (f"{size} x {left}",)))
   return row
 
 

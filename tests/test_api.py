@@ -104,6 +104,9 @@ def test_samples_can_be_made_consistent_and_denoised(model, pair):
     for samples in (plain, consistent)
   )
   assert consistent.dtype == np.uint8 and max(left) < 0.05 < min(off)
+  (likeliest,) = model.sample(lr, temperature=0, consistent=True)
+  for sample in model.sample(lr, 3, temperature=0, consistent=True):
+    np.testing.assert_array_equal(sample, likeliest)
   floats = lr / 255
   change = model.sample(floats, 1, 0.5, denoise=50) - model.sample(floats, 1, 0.5)
   twice = model.sample(floats, 1, 0.5, denoise=100) - model.sample(floats, 1, 0.5)

@@ -39,6 +39,13 @@ def test_a_flow_that_does_not_begin_with_an_image_says_so():
   assert first[0].lines == ("null_space", "H/4 x W/4 x 45")
 
 
+def test_latents_are_numbered_and_what_enters_a_stage_is_named():
+  rows = rows_of("x4_srflow")[1:]
+  assert [row[0].title for row in rows] == ["target", "kept", "from stage 2"]
+  latents = [box.title for row in rows for box in row if box.title.startswith("latent")]
+  assert latents == ["latent 1", "latent 2"]
+
+
 def test_parts_that_are_not_the_published_ones_are_named():
   assert "injector (spline), coupling (spline)" in rows_of("x4_da_spline")[1][3].lines
 

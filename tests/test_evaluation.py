@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from configs import x4_da
 from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
 from models import bound, random_params, small_model
 from srflow_jax import evaluation, images
+from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, metrics, run, sheets
 from srflow_jax.evaluation.lpips import lpips_maps
+from srflow_jax.model.building import build_model
 from srflow_jax.model.encoders import Encoder
 from srflow_jax.model.features import Given
 from srflow_jax.model.kinds import read_part
 from srflow_jax.model.noises import GaussianNoise, Noise
+from srflow_jax.runs import note_import
 
 
 @pytest.fixture
@@ -160,18 +164,41 @@ def test_mean_and_medoid_are_rows_of_one_image(workdir, hr_dir):
 def test_the_encoder_alone_is_an_estimate_too(hr_dir):
   model = small_model("x4_da")
   params = random_params(model, dtype=np.float32)
-  (entry,) = run._encoder_entry(
-    "m", types.SimpleNamespace(model=model, params=params), run.Memory()
-  )
+  entry = run._encoder_entry("m", types.SimpleNamespace(model=model, params=params), run.Memory())
   lr, _ = pair(hr_dir)
   (image,), scores = evaluation.evaluate_image(entry.system, lr, None, evaluation.Settings(2))
   lrs = Given(np.float32(lr[None] / 255))
   expected = bound(model, params)("super_resolve")(lrs)[0]
   np.testing.assert_allclose(image, np.clip(expected, 0, 1) * 255, atol=0.51)
   assert entry.name == "m encoder" and len(scores.outside) == 1
-  blind = model.clone(encoder_part=read_part(Encoder, {"kind": "none"}, ""))
-  nothing = types.SimpleNamespace(model=blind, params=params)
-  assert run._encoder_entry("m", nothing, run.Memory()) == []
+
+
+@pytest.mark.parametrize(
+  "target, step, encoder_init, imported, shown",
+  [
+    ("hr", 5, "", False, False),  # its last layers are as they were drawn
+    ("hr", 5, "realsr", False, True),
+    ("hr", 6, "realsr", False, False),  # the blocks have been trained since, they have not
+    ("hr", 0, "", True, True),
+    ("hr", 1, "", True, False),
+    ("less_encoder", 6, "", False, True),
+  ],
+)
+def test_an_encoder_is_no_estimate_unless_trained_for_it(
+  target, step, encoder_init, imported, shown, tmp_path, capsys
+):
+  config = x4_da.get_config()
+  config.model.target = {"kind": target}
+  config.optim.update(encoder_init=encoder_init, encoder_frozen_fraction=0.5)
+  config.num_train_steps = 10
+  if imported:
+    note_import(tmp_path, {})
+  config = read_config(config)
+  loaded = types.SimpleNamespace(model=build_model(config.model), config=config, step=step)
+  assert run._encoder_super_resolves(str(tmp_path), loaded) is shown
+  assert ("no row of its encoder alone" in capsys.readouterr().out) is not shown
+  loaded.model = loaded.model.clone(encoder_part=read_part(Encoder, "none", ""))
+  assert not run._encoder_super_resolves(str(tmp_path), loaded)
 
 
 @pytest.mark.parametrize("count, lr_side, message", [(2, 8, "estimates need 3"), (3, 7, "28x28")])

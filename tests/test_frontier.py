@@ -1,5 +1,6 @@
 """Temperatures of levels, the frontier among them, and the search that notes the best."""
 
+import dataclasses
 import json
 import types
 
@@ -78,6 +79,8 @@ def test_the_frontier_is_what_nothing_dominates():
   dominated = [point(0.2, 2, 10), point(0.3, 2, 9), point(0.1, 1, 29)]
   worse = [point(-0.1, 50, 90), point(0.4, 0, 50)]
   assert frontier([*dominated, a, *worse, b, c], BICUBIC) == [a, b, c]
+  broken = dataclasses.replace(point(0.4, 9, 90), not_finite=1)
+  assert frontier([broken, a, b, c], BICUBIC) == [a, b, c]
   assert frontier(worse, BICUBIC) == [] and best(worse, BICUBIC) is None
   assert best([a, b, c, *dominated], BICUBIC) == b  # 0.2 * 5 * 10 is the most
 

@@ -66,12 +66,15 @@ def validation_dir(data_config: Data) -> str:
   return str(folder) if folder and "validation" in open_set(folder).splits else ""
 
 
-def describe(data_config: Data, scale: int) -> dict[str, dict[str, Any]]:
+def describe(
+  data_config: Data, scale: int, train: PairSource | None = None
+) -> dict[str, dict[str, Any]]:
   """Tells a run's data from others, so that a run that goes on can say that they changed.
 
   Args:
     data_config: `config.data`.
     scale: HR pixels per LR pixel.
+    train: the training images, if they are open already.
 
   Returns:
     What can be stored as JSON, by split: `images`, their number, and `digest`, a SHA-256 of their
@@ -80,9 +83,9 @@ def describe(data_config: Data, scale: int) -> dict[str, dict[str, Any]]:
   Raises:
     InputError: as `open_source`.
   """
-  return {
-    split: open_source(data_config, scale, split).describe() for split in ("train", "validation")
-  }
+  train = train or open_source(data_config, scale, "train")
+  validation = open_source(data_config, scale, "validation")
+  return {"train": train.describe(), "validation": validation.describe()}
 
 
 def record_folder(spec: str) -> pathlib.Path | None:

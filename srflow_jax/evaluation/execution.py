@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import os
 import pathlib
 import sys
 import time
@@ -140,9 +139,8 @@ def _files(
 
 def _sample_paths(image: EvalImage, entry: Entry, settings: Settings) -> list[pathlib.Path]:
   count = entry.recipe.num_images(num_samples(entry.system, settings, entry.recipe.temperature))
-  return [
-    pathlib.Path("samples", entry.name, f"{image.name}_{index:02d}.png") for index in range(count)
-  ]
+  name = entry.name.replace("/", "-")  # between the temperatures of levels
+  return [pathlib.Path("samples", name, f"{image.name}_{index:02d}.png") for index in range(count)]
 
 
 def _sheet_path(image: EvalImage) -> pathlib.Path:
@@ -242,9 +240,7 @@ class _Evaluation:
       sheet.add("HR", hr)
     else:
       sheet.add("LR", lr.repeat(scale, 0).repeat(scale, 1))
-    partial = path.with_name(".partial")  # a sheet that is there is whole
-    write_png(partial, sheet.draw(*([len(self.entries) + 1] if several else [])), profile)
-    os.replace(partial, path)
+    write_png(path, sheet.draw(*([len(self.entries) + 1] if several else [])), profile)
 
   def _samples(
     self,

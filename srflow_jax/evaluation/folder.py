@@ -6,13 +6,12 @@ FOLDER/progress.jsonl  see `progress.py`
 """
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
 from srflow_jax.errors import InputError
-from srflow_jax.files import read_json
+from srflow_jax.files import read_json, write_json
 from srflow_jax.runs import lock_workdir
 
 _MANIFEST = "files.json"
@@ -75,11 +74,9 @@ def begin(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
       for parent in list(file.parents)[:-1]:  # all but the folder itself
         with contextlib.suppress(OSError):  # the folder holds something else, or is gone
           (folder / parent).rmdir()
-    partial = manifest.with_suffix(".partial")
-    partial.write_text(json.dumps([os.fspath(file) for file in files], indent=0) + "\n")
-    os.replace(partial, manifest)
   except OSError as error:
     raise InputError(f"{error.filename}: cannot be written: {error.strerror}") from None
+  write_json(manifest, [os.fspath(file) for file in files])
 
 
 def _noted(manifest: pathlib.Path) -> list[pathlib.PurePath]:

@@ -26,12 +26,14 @@ class Point:
     lpips: Mean over samples; less is better.
     lr_psnr: dB, likewise; more is better.
     diversity: Per cent; more is better.
+    not_finite: How many values of all samples are not finite; with any, the setting is of no use.
   """
 
   temperature: Temperature
   lpips: float
   lr_psnr: float
   diversity: float
+  not_finite: int = 0
 
   def gains(self, reference: "Point") -> Gains:
     """By how much it is better than a reference, in each respect."""
@@ -45,7 +47,7 @@ class Point:
 def frontier(points: Sequence[Point], reference: Point) -> list[Point]:
   """The points that are better than the reference in all respects and dominated by no other."""
   gains = {point: np.array(point.gains(reference)) for point in points}
-  better = [point for point in points if (gains[point] > 0).all()]
+  better = [point for point in points if (gains[point] > 0).all() and not point.not_finite]
 
   def dominated(point: Point) -> bool:
     return any(

@@ -13,7 +13,7 @@ from typing import Any
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation.inputs import EvalImage
 from srflow_jax.evaluation.report import Row
-from srflow_jax.files import regular_file
+from srflow_jax.files import regular_file, write_whole
 
 FILE = "progress.jsonl"
 
@@ -42,7 +42,8 @@ class Progress:
           continue  # the line that was being written, or a damaged one: it is measured again
         self._rows[row.image, row.system] = row
     # Written anew, so that a broken last line is not continued.
-    self._append("w", about, *(json.dumps(dataclasses.asdict(row)) for row in self._rows.values()))
+    lines = about, *map(_line, self._rows.values())
+    write_whole(self._path, "".join(f"{line}\n" for line in lines))
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -53,21 +54,22 @@ class Progress:
 
   def add(self, row: Row) -> None:
     """Notes a row, when all files that belong to it are written."""
-    self._append("a", json.dumps(dataclasses.asdict(row)))
+    try:
+      with open(self._path, "a") as file:
+        file.write(f"{_line(row)}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+      raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
     self._rows[row.image, row.system] = row
 
   def finish(self) -> None:
     """Removes the file: the next evaluation measures anew."""
     self._path.unlink()
 
-  def _append(self, mode: str, *lines: str) -> None:
-    try:
-      with open(self._path, mode) as file:
-        file.writelines(f"{line}\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-      raise InputError(f"{self._path}: cannot be written: {error.strerror}") from None
+
+def _line(row: Row) -> str:
+  return json.dumps(dataclasses.asdict(row))
 
 
 def fingerprint(about: Mapping[str, Any], images: list[EvalImage]) -> str:

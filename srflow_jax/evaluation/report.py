@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from srflow_jax.errors import InputError
 from srflow_jax.evaluation.calibration import Calibration, pooled
 from srflow_jax.evaluation.evaluator import Scores
+from srflow_jax.files import write_whole
 
 # Columns of the published tables, with SSIM and nll: heading, value, how it is written.
 _COLUMNS = (
@@ -245,14 +245,11 @@ def strict_json(content: Mapping[str, Any]) -> str:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file of the report; `InputError` if it cannot be written.
+  """Writes a file of the report, whole or not at all; `InputError` if it cannot be written.
 
   Bytes of a name that are not UTF-8 are written as escapes.
   """
-  try:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-  except OSError as error:
-    raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+  write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
 def printable(text: str) -> str:

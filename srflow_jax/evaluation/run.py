@@ -22,7 +22,7 @@ from srflow_jax.evaluation.search import search_temperatures
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters, parameter_table
 from srflow_jax.model.model import SRFlow, SuperResolver
-from srflow_jax.runs import chosen_temperature
+from srflow_jax.runs import chosen_temperature, is_imported, workdir_path
 from srflow_jax.sampling.denoising import removable_variance
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.temperatures import Temperature, check_temperature, temperature_text
@@ -111,14 +111,16 @@ def evaluate_workdirs(
   for workdir, run in runs.items():
     sampler = Sampler(run.model, run.params, memory.max_memory_gb, memory.tile_overlap)
     noise_variance = (
-      removable_variance(run.config.data.noise, workdir) if settings.denoise else None
+      removable_variance(run.config.data.noise, workdir)
+      if settings.denoise and run.model.stochastic
+      else None
     )
     system = Trained(pathlib.Path(workdir).resolve().name, sampler, noise_variance)
     for temperature in by_run[workdir] if system.stochastic else ():
       check_temperature(temperature, run.model.num_latents)
     own = _entries_of(system, by_run[workdir], settings)
-    if settings.estimates:
-      own += _encoder_entry(system.name, run, memory)
+    if settings.estimates and _encoder_super_resolves(workdir, run):
+      own.append(_encoder_entry(system.name, run, memory))
     entries += own
     digest = _digest(run.params)
     for entry in own:
@@ -222,18 +224,34 @@ def _entries_of(
 _ENCODER = "encoder"
 
 
-def _encoder_entry(name: str, run: Run, memory: Memory) -> list[Entry]:
-  """The row of what a flow's encoder makes of LR images by itself, if it can.
+def _encoder_super_resolves(workdir: str, run: Run) -> bool:
+  """Whether a flow's encoder makes images by itself; says so if it could, but was not trained to.
+
+  The layers that do so are trained with the flow where its target needs them. Else they are what
+  the run started from, and of use until the blocks before them are trained.
+  """
+  model = run.model
+  if not (isinstance(model, SRFlow) and model.encoder_part.cls.super_resolves):
+    return False
+  if model.target.needs_super_resolution:
+    return True
+  started = run.config.optim.encoder_init or is_imported(workdir_path(workdir))
+  if started and run.step <= run.config.frozen_steps:
+    return True
+  print(report.printable(f"{workdir}: no row of its encoder alone, which was not trained for that"))
+  return False
+
+
+def _encoder_entry(name: str, run: Run, memory: Memory) -> Entry:
+  """The row of what a flow's encoder makes of LR images by itself.
 
   It is what the mean of the samples is to be compared with: an encoder is trained for the mean.
   """
   model = run.model
-  if not (isinstance(model, SRFlow) and model.encoder_part.cls.super_resolves):
-    return []
   alone = SuperResolver(scale=model.scale, encoder_part=model.encoder_part, compute=model.compute)
   params = {"encoder": run.params["encoder"]}
   sampler = Sampler(alone, params, memory.max_memory_gb, memory.tile_overlap)
-  return [Entry(f"{name} {_ENCODER}", Trained(name, sampler), Recipe(0.0))]
+  return Entry(f"{name} {_ENCODER}", Trained(name, sampler), Recipe(0.0))
 
 
 def _digest(params: Any) -> str:

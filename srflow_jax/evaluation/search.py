@@ -24,9 +24,9 @@ from srflow_jax.evaluation.lpips import MIN_SIZE
 from srflow_jax.evaluation.outcome import Outcome
 from srflow_jax.evaluation.plots import draw_plot
 from srflow_jax.evaluation.recipes import Recipe
-from srflow_jax.evaluation.report import markdown_table, printable
+from srflow_jax.evaluation.report import markdown_table, printable, strict_json, write_text
 from srflow_jax.evaluation.systems import Bicubic, System, Trained
-from srflow_jax.files import write_json, write_whole
+from srflow_jax.files import write_whole
 from srflow_jax.runs import ChosenTemperature, write_temperature
 from srflow_jax.sampling.sampler import Sampler, Seconds
 from srflow_jax.sampling.temperatures import Temperature, temperature_text
@@ -132,6 +132,7 @@ def _measure(
 ) -> list[Point]:
   """Each temperature's point. The context of an image serves all of them."""
   scores = np.zeros((len(temperatures), 3))
+  broken = [0] * len(temperatures)
   count = settings.num_samples if system.stochastic else 1
   for lr, hr in images:
     request = dataclasses.replace(
@@ -151,10 +152,14 @@ def _measure(
         on_pixels,
       )
       (samples,) = drawn.levels.values()
+      broken[number] += sum(drawn.not_finite)
       lpips = metrics.lpips_scores(samples, hr)
       lr_psnr = np.mean(metrics.lr_psnr(samples, hr, system.scale))
       scores[number] += np.array([lpips.mean, lr_psnr, lpips.diversity]) / len(images)
-  return [Point(t, *map(float, own)) for t, own in zip(temperatures, scores, strict=True)]
+  return [
+    Point(temperature, *map(float, own), not_finite)
+    for temperature, own, not_finite in zip(temperatures, scores, broken, strict=True)
+  ]
 
 
 def _report(
@@ -172,23 +177,21 @@ def _report(
   on_frontier = frontier(points, reference)
   common = [point for point in points if len(set(np.atleast_1d(point.temperature))) == 1]
   volume, of_common = hypervolume(points, reference), hypervolume(common, reference)
-  write_json(
-    output / "frontier.json",
-    {
-      "workdir": workdir,
-      "step": int(run.step),
-      "images": num_images,
-      "num_samples": settings.num_samples,
-      "seed": settings.seed,
-      "uint8": settings.uint8_mode,
-      "bicubic": dataclasses.asdict(reference),
-      "chosen": dataclasses.asdict(chosen),
-      "frontier": [dataclasses.asdict(point) for point in on_frontier],
-      "points": [dataclasses.asdict(point) for point in points],
-      "hypervolume": volume,
-      "hypervolume_of_one_temperature": of_common,
-    },
-  )
+  found = {
+    "workdir": workdir,
+    "step": int(run.step),
+    "images": num_images,
+    "num_samples": settings.num_samples,
+    "seed": settings.seed,
+    "uint8": settings.uint8_mode,
+    "bicubic": dataclasses.asdict(reference),
+    "chosen": dataclasses.asdict(chosen),
+    "frontier": [dataclasses.asdict(point) for point in on_frontier],
+    "points": [dataclasses.asdict(point) for point in points],
+    "hypervolume": volume,
+    "hypervolume_of_one_temperature": of_common,
+  }
+  write_text(output / "frontier.json", strict_json(found))
   for what in ("diversity", "lr_psnr"):
     plot = draw_plot(_plot, points, on_frontier, common, chosen, what)
     write_whole(output / f"frontier_{what}.png", plot)
@@ -204,8 +207,11 @@ def _report(
     note = ChosenTemperature(chosen.temperature, int(run.step), num_images, settings.num_samples)
     write_temperature(pathlib.Path(workdir), note)
     said = f"It is used for {workdir} from now on where no temperature is given (temperature.json)."
+  broken = [temperature_text(point.temperature) for point in points if point.not_finite]
+  left_out = f"Left out, since samples have values that are not finite: {', '.join(broken)}."
   lines = [
     markdown_table(cells),
+    *([left_out] if broken else []),
     f"{len(points)} temperatures on {num_images} images, {settings.num_samples} samples each. "
     f"Hypervolume of the frontier: {volume:.3f}; of one temperature for all levels: "
     f"{of_common:.3f}.",

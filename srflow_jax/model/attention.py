@@ -132,10 +132,10 @@ class Transformer(Net):
   @staticmethod
   def check_settings(settings: dict[str, int]) -> None:
     """Raises `ValueError` if the heads do not divide the width, or the window has no half."""
-    width, heads = settings.get("width", 64), settings.get("heads", 4)
+    width, heads = settings["width"], settings["heads"]
     if width % heads:
       raise ValueError(f"heads is {heads}: it must divide width, {width}")
-    if settings.get("window", 8) % 2:
+    if settings["window"] % 2:
       raise ValueError(f"window is {settings['window']}: it must be even")
 
   @property

@@ -172,7 +172,7 @@ def _checked(spec: StageSpec, channels: int, is_last: bool, enlargement: float, 
   channels *= spec.squeeze**2
   if is_last and spec.split:
     raise InputError(f"{where}: the last of config.model.stages has no split")
-  if is_last and spec.prior.cls.needs_kept(dict(spec.prior.settings)):
+  if is_last and spec.prior.cls.needs_kept(spec.prior.filled()):
     raise InputError(
       f"{where}: at the end of the flow no channels are kept for a {spec.prior.kind} prior to be "
       "given: give it 'features'"

@@ -1,5 +1,6 @@
 """Priors that are more than one convolution: U-Nets of the features, flows, the LR image itself."""
 
+import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -136,20 +137,20 @@ class FlowPrior(Prior):
   @staticmethod
   def check_settings(settings: dict[str, Any]) -> None:
     """Raises `ValueError` if the taps are not those of the blocks."""
-    num_blocks = settings.get("num_blocks", 0)
-    check_taps({"num_blocks": num_blocks} | settings)
-    if num_blocks and not settings.get("taps"):
+    check_taps(settings)
+    if settings["num_blocks"] and not settings["taps"]:
       raise ValueError("a flow prior with blocks needs taps: what its steps see")
 
   @staticmethod
   def needs_kept(settings: dict[str, Any]) -> bool:
     """See the base class."""
-    return settings.get("num_blocks", 0) > 0
+    return settings["num_blocks"] > 0
 
   @property
   def multiple(self) -> int:
     """What its layers ask for."""
-    return max(part.unbound(channels=2, feature_channels=1).multiple for part in self.step)
+    made = (part.unbound(channels=2, feature_channels=1) for part in self.step)
+    return math.lcm(*(layer.multiple for layer in made))
 
   @property
   def reach(self) -> int:

@@ -115,9 +115,28 @@ class Part:
     fields = {field.name: field.default for field in dataclasses.fields(self.cls)}
     return dict(self.settings).get(name, fields[name])
 
+  def filled(self) -> dict[str, Any]:
+    """All settings by name, the class's defaults for those that are left out."""
+    return _defaults(self.cls) | dict(self.settings)
+
   def replace(self, **settings: Any) -> "Part":
     """The same kind with other settings."""
     return Part(self.cls, tuple((dict(self.settings) | settings).items()))
+
+
+def _structure(cls: type) -> set[str]:
+  """Names of a kind's fields that no configuration gives: its place's and every module's."""
+  return {"parent", "name", *(field.name for field in dataclasses.fields(place_of(cls)))}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+  """The values of those of a kind's settings that a block may leave out."""
+  structure = _structure(cls)
+  return {
+    field.name: field.default
+    for field in dataclasses.fields(cls)
+    if field.name not in structure and field.default is not dataclasses.MISSING
+  }
 
 
 def all_parts(parts: Iterable[Any]) -> "Iterator[Part]":
@@ -186,12 +205,10 @@ def read_part(
     if field not in block:
       raise InputError(f"missing key {where}.{field}")
     settings[field] = read_parts(inner_place, block.pop(field), f"{where}.{field}", defaults)
-  # Linen gives every module the fields `parent` and `name`.
-  structure = {"parent", "name", *(field.name for field in dataclasses.fields(place))}
-  settings |= blocks.read_fields(cls, block, where, without={*inner, *several, *structure})
+  settings |= blocks.read_fields(cls, block, where, without={*inner, *several, *_structure(cls)})
   try:
     if check := getattr(cls, "check_settings", None):
-      check(settings)
+      check(_defaults(cls) | settings)
     return Part(cls, tuple(settings.items())) if issubclass(cls, nn.Module) else cls(**settings)
   except ValueError as error:
     raise InputError(f"{where}: {error}") from error

@@ -112,13 +112,13 @@ class Gaussian(Prior):
   @staticmethod
   def check_settings(settings: dict[str, Any]) -> None:
     """Raises `ValueError` if the Gaussian would be given nothing."""
-    if "given" in settings and not settings["given"]:
+    if not settings["given"]:
       raise ValueError("a gaussian prior is given 'kept', 'features' or both; else use 'standard'")
 
   @staticmethod
   def needs_kept(settings: dict[str, Any]) -> bool:
     """See the base class."""
-    return "kept" in settings.get("given", ("kept",))
+    return "kept" in settings["given"]
 
   def setup(self) -> None:
     sizes = {"kept": self.kept_channels, "features": self.feature_channels}

@@ -133,7 +133,7 @@ def blocks_in_a_row(num_blocks: int) -> type[nn.Module]:
 
 def check_taps(settings: dict) -> None:
   """Raises `ValueError` if the `taps` of settings are not different blocks of its `num_blocks`."""
-  taps, num_blocks = settings.get("taps", ()), settings["num_blocks"]
+  taps, num_blocks = settings["taps"], settings["num_blocks"]
   if not all(0 <= tap < num_blocks for tap in taps) or len(set(taps)) < len(taps):
     raise ValueError(f"taps {taps} must be different and lie in [0, num_blocks = {num_blocks})")
 
@@ -229,10 +229,7 @@ class EDSR(TappedEncoder):
   num_blocks: int = limited(16, at_least=1, at_most=1024)
   taps: tuple[int, ...] = limited((), at_least=0)
 
-  @staticmethod
-  def check_settings(settings: dict) -> None:
-    """Raises `ValueError` if a tap is no block's."""
-    check_taps({"num_blocks": 16} | settings)
+  check_settings = staticmethod(check_taps)
 
   def setup(self) -> None:
     self.conv_first = he_conv(self.width, fan_in=3)

@@ -5,6 +5,7 @@ straight line, so what two compiled sizes take says how large a tile may be.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -102,7 +103,6 @@ class Budget:
   """Plans for images of any size within a budget of memory.
 
   Attributes:
-    num_bytes: The budget.
     overlap: In LR pixels, a multiple of the model's `lr_multiple`.
   """
 
@@ -126,7 +126,7 @@ class Budget:
       overlap = model.tile_overlap
     if overlap < 0:
       raise InputError(f"tile_overlap is {overlap}: it must be at least 0")
-    self.num_bytes = max_memory_gb * _GB or default_bytes()
+    self._given_bytes = max_memory_gb * _GB
     self._multiple = model.lr_multiple
     self.overlap = -(-overlap // self._multiple) * self._multiple
     self._programs = programs
@@ -135,6 +135,15 @@ class Budget:
     self._plans: dict[tuple[Size, Request], Plan] = {}
     # By methods: pixels of windows that were compiled, and the bytes that each took.
     self._measured: dict[tuple[str, ...], dict[int, float]] = {}
+
+  @functools.cached_property
+  def num_bytes(self) -> float:
+    """The budget. Only what is planned by it asks: a device that says nothing may serve the rest.
+
+    Raises:
+      InputError: None was given, and the device does not say how much memory it has.
+    """
+    return self._given_bytes or default_bytes()
 
   def plan(self, lr_size: Size, request: Request) -> Plan:
     """Plans and compiles for LR images of a size.

@@ -17,7 +17,10 @@ from tensorboardX import SummaryWriter
 
 from srflow_jax import checkpoints
 from srflow_jax.config import Config, read_config
-from srflow_jax.data import describe, make_train_iterator, put_ahead, validation_batches
+from srflow_jax.data import describe, put_ahead, validation_batches
+from srflow_jax.data.pairs import PairSource
+from srflow_jax.data.pipeline import iterate
+from srflow_jax.data.sources import open_source
 from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.model.model import Model
@@ -51,6 +54,7 @@ class _Run:
 
   config: Config
   model: Model
+  images: PairSource
   workdir: pathlib.Path
   mesh: Mesh
   writer: checkpoints.Writer
@@ -88,7 +92,8 @@ def train(
       config = read_config(config)
       model = build_model(config.model, config.compute)
       start.check(config, model)
-      first_batch = start.first_batch(config, model.scale)
+      images = open_source(config.data, model.scale, "train")
+      first_batch = start.first_batch(config, model.scale, images)
       val_batches = validation_batches(config.data, model.scale, *process)
       begun = bool(checkpoints.saved_steps(workdir))
       given = {} if begun else starting_params(config, model)
@@ -96,7 +101,7 @@ def train(
       if process[0] == 0:
         opened.enter_context(lock_workdir(workdir))
         check_config(workdir, config, allow_config_change)
-        data = describe(config.data, model.scale)
+        data = describe(config.data, model.scale, images)
         check_data(workdir, data, allow_config_change)
 
     mesh = devices.data_mesh()
@@ -134,7 +139,7 @@ def train(
     on_devices = [devices.put_batch(mesh, batch) for batch in val_batches]
     validation = Validation(model, config, on_devices, val_batches[0])
     by_phase = [_by_phase(make, model, config) for make in (make_train_step, make_diagnosis)]
-    run = _Run(config, model, workdir, mesh, writer, validation, *by_phase)
+    run = _Run(config, model, images, workdir, mesh, writer, validation, *by_phase)
     while True:
       lowered = float(state.rate_factor) < 1
       try:
@@ -275,7 +280,7 @@ def _batches_from(
   """This process's part of the batches after `done` steps; see `put_ahead`."""
   process = (jax.process_index(), jax.process_count())
   config = run.config
-  batches = make_train_iterator(config.data, run.model.scale, config.seed, done, *process)
+  batches = iterate(run.images, config.data, run.model.scale, config.seed, done, *process)
   return put_ahead(batches, functools.partial(devices.put_batch, run.mesh), ahead, failed)
 
 
@@ -283,7 +288,7 @@ def _by_phase(
   make: Callable[..., Any], model: Model, config: Config
 ) -> Callable[[int], Callable[..., Any]]:
   """For a step number, what `make` makes for its phase: encoder frozen, or all trained."""
-  frozen_until = start.frozen_steps(config)
+  frozen_until = config.frozen_steps
   unfrozen = tuple(part for part in model.parts if part != "encoder")
   frozen, full = (make(model, config, parts) for parts in (unfrozen, model.parts))
   return lambda step: frozen if step <= frozen_until else full

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from srflow_jax.config import Config, Optim
-from srflow_jax.data import make_train_iterator
+from srflow_jax.data.pairs import PairSource
+from srflow_jax.data.pipeline import iterate
+from srflow_jax.data.sources import open_source
 from srflow_jax.errors import InputError
 from srflow_jax.files import write_whole
 from srflow_jax.model.building import (
@@ -80,9 +82,18 @@ def _check_flow(optim: Optim, model: Model) -> None:
     )
 
 
-def first_batch(config: Config, scale: int) -> dict[str, np.ndarray]:
-  """The whole first batch. Every process reads all of it, so all start from equal parameters."""
-  batches: Any = make_train_iterator(config.data, scale, config.seed)
+def first_batch(
+  config: Config, scale: int, images: PairSource | None = None
+) -> dict[str, np.ndarray]:
+  """The whole first batch. Every process reads all of it, so all start from equal parameters.
+
+  Args:
+    config: the whole configuration.
+    scale: HR pixels per LR pixel.
+    images: those to train on, if they are open already.
+  """
+  images = images or open_source(config.data, scale, "train")
+  batches: Any = iterate(images, config.data, scale, config.seed)
   with contextlib.closing(batches):
     return next(batches)
 
@@ -105,13 +116,6 @@ def initial_state(
   images = jax.tree.map(jnp.asarray, batch)
   hr, given_images = to_training_images(images, config.data.noise, noise_key)
   return create_state(config.optim, init_params(model, init_key, hr, given_images, given), key)
-
-
-def frozen_steps(config: Config) -> int:
-  """In how many of a run's first steps an encoder that starts from weights is not trained."""
-  if not config.optim.encoder_init:
-    return 0
-  return round(config.optim.encoder_frozen_fraction * config.num_train_steps)
 
 
 def parameter_line(params: dict[str, Any]) -> str:
