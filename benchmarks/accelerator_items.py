@@ -22,6 +22,7 @@ import pytest
 
 from benchmarks.measuring import (
   GB,
+  gflop_of_samples,
   median_seconds,
   peak_gflops,
   plausible_params,
@@ -249,8 +250,7 @@ def _sample_jobs(sampler: Sampler, size: Size, numbers: Sequence[int]) -> list[J
       method: count_flops(sampler.programs.trace(method, window, batch).jaxpr) / 1e9
       for method, batch in (("condition", 1), ("decode", together))
     }
-    rounds = -(-number // together)
-    total = len(plan.tiling.tiles) * (gflop["condition"] + gflop["decode"] * rounds)
+    total = gflop_of_samples(plan, number, **gflop)
     needed = footprint(sampler.programs, window, request.methods, plan.batch).total(plan.batch) / GB
 
     def measure(request: Request = request, number: int = number) -> dict[str, float]:

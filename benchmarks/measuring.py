@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from srflow_jax.model.building import abstract_params
 from srflow_jax.model.model import Model
 from srflow_jax.ops.costs import program_bytes
+from srflow_jax.sampling.budget import Plan, samples_of_program
 from srflow_jax.training.devices import data_mesh, put_batch, put_replicated
 
 GB = 10**9
@@ -58,6 +59,19 @@ def random_batch(batch: int, patch: int, scale: int) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(0)
   shapes = {"hr": (batch, patch, patch, 3), "lr": (batch, *[patch // scale] * 2, 3)}
   return {name: rng.integers(0, 256, shape, np.uint8) for name, shape in shapes.items()}
+
+
+def gflop_of_samples(plan: Plan, number: int, condition: float, decode: float) -> float:
+  """10^9 operations of so many samples of an image.
+
+  Args:
+    plan: how the image is computed.
+    number: of samples.
+    condition: of a tile's context.
+    decode: of the program that decodes as many of a tile's samples as it draws together.
+  """
+  rounds = -(-number // samples_of_program(plan.batch))
+  return len(plan.tiling.tiles) * (condition + decode * rounds)
 
 
 def program_gb(program: jax.stages.Compiled) -> float:

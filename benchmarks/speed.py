@@ -36,13 +36,14 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
-from benchmarks.measuring import GB, peak_gflops, program_gb, random_batch
+from benchmarks.measuring import GB, gflop_of_samples, peak_gflops, program_gb, random_batch
 from configs import x4_da, x8_da
 from srflow_jax import cli
+from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
-from srflow_jax.model.model import ComputeSpec, Model
+from srflow_jax.model.model import Model
 from srflow_jax.ops.costs import count_flops
 from srflow_jax.sampling.budget import Request, samples_of_program
 from srflow_jax.sampling.sampler import Sampler, Seconds
@@ -108,7 +109,8 @@ def main(argv: list[str]) -> None:
   if unknown := set(_JOBS.value) - {"train", "sample"}:
     raise InputError(f"--jobs: unknown: {', '.join(sorted(unknown))}")
   baseline = _baseline_command(config)
-  model = build_model(config.model, ComputeSpec(**config.compute))
+  config = read_config(config)
+  model = build_model(config.model, config.compute)
   params = _random_params(model)
   jobs = [_train_job(model, config, params)] if "train" in _JOBS.value else []
   if "sample" in _JOBS.value:
@@ -231,7 +233,7 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
       for method, batch in batches.items()
     )
     condition, _, decode = programs
-    gflop = condition.gflop + decode.gflop * number / together
+    gflop = gflop_of_samples(plan, number, condition.gflop, decode.gflop)
 
     def run() -> dict[str, float]:
       spent, begin = Seconds(), time.perf_counter()

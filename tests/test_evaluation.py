@@ -2,11 +2,15 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import types
+from typing import ClassVar
+from unittest.mock import Mock
 
 import ml_collections
 import numpy as np
@@ -20,13 +24,22 @@ from srflow_jax import evaluation, images
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.evaluation import execution, metrics, run, sheets
+from srflow_jax.evaluation.evaluator import Scores
+from srflow_jax.evaluation.inputs import find_images
 from srflow_jax.evaluation.lpips import lpips_maps
+from srflow_jax.evaluation.progress import Progress
+from srflow_jax.evaluation.recipes import Recipe
+from srflow_jax.evaluation.report import Row
 from srflow_jax.model.building import build_model
 from srflow_jax.model.encoders import Encoder
 from srflow_jax.model.features import Given
 from srflow_jax.model.kinds import read_part
 from srflow_jax.model.noises import GaussianNoise, Noise
 from srflow_jax.runs import note_import
+
+
+class FakeEncoder(FakeModel):
+  stochastic: ClassVar[bool] = False
 
 
 @pytest.fixture
@@ -120,13 +133,21 @@ def test_denoised_samples_are_rows(workdir, hr_dir, monkeypatch):
   loaded = run.load_model(str(workdir), None, True)
   data = types.SimpleNamespace(noise=GaussianNoise(255 * SIGMA))
   loaded.config = types.SimpleNamespace(model=loaded.config.model, data=data, to_dict=dict)
+  # An encoder alone, whose training adds no noise, stands beside it.
+  none = types.SimpleNamespace(noise=GaussianNoise(0.0))
+  encoder = types.SimpleNamespace(**vars(loaded) | {"model": FakeEncoder()})
+  encoder.config = types.SimpleNamespace(model=loaded.config.model, data=none, to_dict=dict)
+  found = {str(workdir): loaded, "encoder": encoder}
+  monkeypatch.setattr(run, "load_model", lambda folder, step, ema: found[folder])
   settings = evaluation.Settings(num_samples=2, denoise=(0.5, 1.0), consistent=True)
-  run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", settings, "")
+  run.evaluate_workdirs(list(found), str(hr_dir), "", "", settings, "")
   summary = json.loads((workdir / "evaluation" / "summary.json").read_text())
   names = ["work", "work denoised x0.5", "work denoised"]
   assert list(summary["systems"]) == [
     "bicubic",
     *(row for name in names for row in (name, f"{name} consistent")),
+    "encoder",
+    "encoder consistent",
   ]
   averages = [summary["systems"][name]["averages"] for name in names]
   assert averages[0]["psnr"] + 2 < averages[1]["psnr"] < averages[2]["psnr"] - 0.5
@@ -207,6 +228,25 @@ def test_estimates_that_cannot_be_made(count, lr_side, message, workdir, tmp_pat
   settings = evaluation.Settings(num_samples=count, estimates=True)
   with pytest.raises(InputError, match=message):
     run.evaluate_workdirs([str(workdir)], "", str(tmp_path / "lr"), "", settings, "")
+
+
+def test_a_restart_that_fails_loses_no_measured_row(tmp_path, monkeypatch):
+  progress = Progress(tmp_path, "these settings")
+  scores = Scores(1.0, 2.0, lr_psnr=(3.0,), psnr=(4.0,), not_finite=(0,), outside=(0,))
+  progress.add(Row("a", "m", (8, 8), scores))
+  with monkeypatch.context() as full:
+    full.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(InputError, match=r"progress.jsonl: cannot be written: No space left"):
+      Progress(tmp_path, "these settings")
+  assert Progress(tmp_path, "these settings").get("a", "m").scores == scores
+
+
+def test_samples_of_temperatures_of_levels_are_in_a_folder_of_their_own(hr_dir):
+  system = types.SimpleNamespace(stochastic=True)
+  entry = execution.Entry("W t=0.8/0.9", system, Recipe((0.8, 0.9)))
+  (image, *_) = find_images(SCALE, str(hr_dir), "")
+  (path, _) = execution._sample_paths(image, entry, evaluation.Settings(2))
+  assert path == pathlib.Path(f"samples/W t=0.8-0.9/{image.name}_00.png")
 
 
 @pytest.mark.slow

@@ -548,6 +548,14 @@ def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
   np.testing.assert_allclose(np.exp(-6) * of_lr, 0, atol=1e-8)  # kept less lr
 
 
+def test_a_flow_prior_s_images_are_multiples_of_all_its_windows():
+  layers = [
+    {"kind": "coupling", "net": TRANSFORMER | {"window": window}} for window in (6, 4)
+  ]
+  prior = {"kind": "flow", "step": layers, "steps": 1}
+  assert build_model(flow_config(prior=prior, last_prior=prior)).lr_multiple % 12 == 0
+
+
 def test_tiles_of_windows_are_the_whole_image():
   """Tiles begin where windows do, whatever the overlap that is asked for."""
   model = build_model(flow_config(**JET | {"conditioner": TRANSFORMER | {"window": 4}}))

@@ -38,6 +38,13 @@ def write_run(folder, config, params):
   return str(folder)
 
 
+@pytest.mark.parametrize("name", ["x4_small", "x4_realsr"])
+def test_shipped_flows_know_the_noise_of_their_training(name):
+  """It is of `configs/base.py`, which may change; theirs was of standard deviation 4 / sqrt(3)."""
+  noise = load_model(name).config.data.noise
+  assert noise.variance == pytest.approx((4 / np.sqrt(3) / 255) ** 2)
+
+
 @pytest.fixture
 def params():
   return random_params(build_model(small_config().model), dtype=np.float32)

@@ -2,6 +2,7 @@ import dataclasses
 import queue
 import time
 from concurrent import futures
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +232,17 @@ def test_budget_decides_the_tile(micro):
   with pytest.raises(InputError, match="does not fit"):
     sampler.budget.check((300, 100), greedy)
   assert sampler.programs._program.cache_info().misses == compiled  # a check compiles nothing
+
+
+def test_a_device_that_tells_no_memory_is_asked_only_for_plans(micro, monkeypatch):
+  """As training's validation does, whose patches are small."""
+  silent = Mock(side_effect=InputError("this device does not say how much memory it has"))
+  monkeypatch.setattr(budget, "default_bytes", silent)
+  sampler = Sampler(*micro)
+  sampler.budget.use((8, 8), REQUEST, Plan(cut((8, 8), (1, 1), 0)))
+  assert sampler.budget.plan((8, 8), REQUEST).whole
+  with pytest.raises(InputError, match="does not say how much memory"):
+    sampler.budget.plan((8, 16), REQUEST)
 
 
 def test_samples_at_a_time_fit_the_budget(micro):

@@ -11,6 +11,7 @@ from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.training.loop import train
+from srflow_jax.weights.checkpoint_file import differences
 from srflow_jax.weights.starting import flow_line, starting_params
 from srflow_jax.weights.transfer import export_weights
 from test_weights import checkpoint_of
@@ -44,6 +45,24 @@ def source(tmp_path_factory):
   checkpoint_of(config, params, folder)
   export_weights(str(folder), str(folder.with_suffix(".safetensors")))
   return folder, flat(params)
+
+
+def test_encoders_are_compared_with_their_defaults():
+  def block(**encoder):
+    return {"scale": 4, "encoder": encoder, "stages": ({"squeeze": 4},)}
+
+  def differing(one, other):
+    return differences(block(**one), block(**other), encoder_only=True)
+
+  assert differing({"kind": "edsr"}, {"kind": "edsr", "width": 64, "taps": (3,)}) == []
+  assert differing({"kind": "edsr", "num_blocks": 16}, {"kind": "edsr"}) == []
+  assert differing({"kind": "none"}, {"kind": "none", "width": 64}) == []
+  assert differing({"kind": "edsr", "width": 32}, {"kind": "edsr"}) == [
+    "config.model.encoder.width is 32, not 64"
+  ]
+  assert "config.model.encoder.kind is 'none', not 'edsr'" in differing(
+    {"kind": "none"}, {"kind": "edsr"}
+  )
 
 
 @pytest.mark.parametrize("suffix", ["", ".safetensors"])

@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import time
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -18,10 +19,10 @@ import ablate
 import studies_tiny
 from srflow_jax import cli
 from srflow_jax.errors import InputError, Interrupted
-from srflow_jax.studies import claims, command, costs, degraded, record, runner, stages
+from srflow_jax.studies import claims, command, costs, degraded, record, runner, slurm, stages
 from srflow_jax.studies.progress import Display, status
 from srflow_jax.studies.results import FAILED, Row, collect, read_rows, write_rows
-from srflow_jax.studies.study import read_study
+from srflow_jax.studies.study import Budget, read_study
 from srflow_jax.training.events import Scalar
 
 QUICK = runner.Options(timing=claims.Timing(heartbeat=0.05, dead_after=1.0))
@@ -212,6 +213,20 @@ def test_a_device_that_fails_ends_its_process_and_no_run(study, tmp_path, done):
   assert (
     len(done) == 6 and "3 processes in a row" in next(r for r in rows if r.metric == FAILED).value
   )
+
+
+def test_a_submission_retries_what_failed_also_where_steps_were_timed(
+  study, tmp_path, done, monkeypatch
+):
+  timed = dataclasses.replace(study, budget=Budget(seconds=1.0, device="any"))
+  monkeypatch.setattr(costs, "steps_of", lambda budget, config: 6)
+  (job, *_) = runner.jobs_of(record.begin(timed, tmp_path), tmp_path)
+  job.table(FAILED).parent.mkdir(parents=True)
+  write_rows(job.table(FAILED), [job.row(FAILED, "it diverged")])
+  monkeypatch.setattr(costs, "steps_of", Mock(side_effect=AssertionError("timed again")))
+  monkeypatch.setattr(slurm, "submit", lambda *arguments: ["7"])
+  command.submit(timed, tmp_path, ["true"], slurm.Resources(), retry_failed=True)
+  assert runner.failure(job) == ""
 
 
 def test_two_processes_divide_the_runs(study, tmp_path, done):
