@@ -239,6 +239,11 @@ def test_a_restart_that_fails_loses_no_measured_row(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"progress.jsonl: cannot be written: No space left"):
       Progress(tmp_path, "these settings")
   assert Progress(tmp_path, "these settings").get("a", "m").scores == scores
+  # It is replaced whole, not emptied and filled again: what it was is still behind another name.
+  before = (tmp_path / "progress.jsonl").read_text()
+  os.link(tmp_path / "progress.jsonl", tmp_path / "linked")
+  assert len(Progress(tmp_path, "other settings")) == 0
+  assert (tmp_path / "linked").read_text() == before
 
 
 def test_samples_of_temperatures_of_levels_are_in_a_folder_of_their_own(hr_dir):
