@@ -3,7 +3,7 @@
 A user's mistake is reported in one line, with status 2. A run that a signal stopped, and that the
 same command continues, ends with status 75; other commands that Ctrl-C stopped, with 130.
 
-Nothing of JAX is imported before flags are read and signals are answered.
+Nothing of JAX is imported here before flags are read and signals are answered.
 """
 
 import contextlib
@@ -244,9 +244,9 @@ def run(
       _exit(USAGE_ERROR)
     except Exception as error:
       if "RESOURCE_EXHAUSTED" in str(error):
+        tiles = ": with a smaller --max_memory_gb, images are cut into smaller tiles"
         print(
-          "error: the memory does not suffice: with a smaller --max_memory_gb, images are cut into "
-          "smaller tiles",
+          f"error: the memory does not suffice{tiles if 'max_memory_gb' in flag_values else ''}",
           file=sys.stderr,
         )
         _exit(USAGE_ERROR)

@@ -104,7 +104,7 @@ class Optim:
   encoder_rate_factor: float = limited(at_least=_TINY, at_most=1e6)
   max_skipped_steps: int = _steps()
   rollback_rate_factor: float = limited(above=0.0, below=1.0)
-  # Workdirs of before have no such fields.
+  # Workdirs that were begun before these fields existed lack them.
   optimizer: dict[str, Any] = read_by(_optimizer, None)
   flow_init: str = read_by(_paths, "")
   flow_trained: str = read_by(_expression, "")
@@ -136,7 +136,7 @@ class Config:
   keep_checkpoints: int = _steps()
   keep_best: int = _steps(at_least=0)
   eval_temperature: float = limited(at_least=0.0, at_most=1e3)
-  # Workdirs of before have no such field.
+  # Workdirs that were begun before these fields existed lack them.
   profile_steps: tuple[int, ...] = limited((), at_least=1, at_most=MOST_STEPS)
   plugins: tuple[str, ...] = ()
 

@@ -81,7 +81,7 @@ def describe(model: Model) -> list[list[Box]]:
   lr = Box("image", "LR image", (f"H/{model.scale} x W/{model.scale} x 3",))
   if not isinstance(model, SRFlow):
     return [[lr, encoder, Box("latent", "super-resolution", ("H x W x 3",))]]
-  rows, (channels, downscale) = [[lr, encoder]], model.target.shape(model.scale)
+  rows, (channels, downscale) = [[lr, encoder]], model.target.channels_and_downscale(model.scale)
   last, latent = len(model.stage_specs) - 1, 1
   for number, spec in enumerate(model.stage_specs):
     entering = channels

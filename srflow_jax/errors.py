@@ -1,4 +1,4 @@
-"""What ends a command early, a user's mistake or a signal, and what a user should know."""
+"""What ends a command early, a user's mistake or a signal, and what a user should know of it."""
 
 
 class InputError(ValueError):
@@ -18,3 +18,9 @@ class Interrupted(Exception):
 
 class InputWarning(UserWarning):
   """Something of what the user gave is not used; the command line prints it as one line, once."""
+
+
+def one_line(error: BaseException, at_most: int = 200) -> str:
+  """What an error of a library says, in one line of at most so many characters."""
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= at_most else f"{text[: at_most - 3]}..."

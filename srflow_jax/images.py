@@ -25,7 +25,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 from srflow_jax.files import regular_file, whole_file
 from srflow_jax.image_headers import bits_per_channel, has_late_orientation, is_complete
 
@@ -284,7 +284,7 @@ def open_image(file: BinaryIO, name: str, deep: bool = False) -> Image.Image:
   except Image.DecompressionBombError:
     raise InputError(f"{name}: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
   except _DAMAGE as error:
-    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
+    raise InputError(f"{name}: the image is damaged or truncated ({one_line(error)})") from None
   if bits > 8 and not (deep and bits == 16):
     raise InputError(f"{name}: {bits}-bit images are not supported; convert it to 8-bit RGB")
   if bits <= 8:
@@ -302,18 +302,13 @@ def damage_named(name: str) -> Iterator[None]:
   except InputError:
     raise
   except _DAMAGE as error:
-    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
+    raise InputError(f"{name}: the image is damaged or truncated ({one_line(error)})") from None
 
 
 def _check_mode(image: Image.Image, name: str) -> None:
   if image.mode not in _MODES:
     kind = f"{image.format or 'PIL'} {image.mode}"
     raise InputError(f"{name}: {kind} images are not supported; convert it to 8-bit RGB")
-
-
-def _reason(error: BaseException) -> str:
-  """An error of a library in one line."""
-  return " ".join(str(error).split()) or type(error).__name__
 
 
 def profile_of(image: Image.Image, space: bytes = b"RGB ") -> bytes | None:
@@ -339,5 +334,5 @@ def upright_size(image: Image.Image, file: BinaryIO, name: str) -> tuple[int, in
       exif = image.getexif()
     is_turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
   except _DAMAGE as error:
-    raise InputError(f"{name}: the image is damaged or truncated ({_reason(error)})") from None
+    raise InputError(f"{name}: the image is damaged or truncated ({one_line(error)})") from None
   return (width, height) if is_turned else (height, width)

@@ -1,5 +1,6 @@
 """How commands start and end: signals, Ctrl-C, memory, no home, two in one process."""
 
+import json
 import os
 import pathlib
 import runpy
@@ -14,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import runs
-from srflow_jax import cli
+from srflow_jax import cli, files
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError, Interrupted
 from srflow_jax.evaluation import Settings
@@ -40,8 +41,7 @@ ENDS = {
   "memory": (
     jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
     cli.USAGE_ERROR,
-    "error: the memory does not suffice: with a smaller --max_memory_gb, images are cut into "
-    "smaller tiles\n",
+    "error: the memory does not suffice\n",
   ),
 }
 
@@ -52,6 +52,31 @@ def test_a_command_ends_with_one_line(name, monkeypatch, capsys):
   with pytest.raises(SystemExit) as ended:
     run(raises(error), monkeypatch)
   assert ended.value.code == status and capsys.readouterr().err == line
+
+
+def test_a_budget_of_memory_is_advised_where_there_is_a_flag_for_it(monkeypatch, capsys):
+  own = flags.FlagValues()
+  flags.DEFINE_float("max_memory_gb", 0.0, "A budget.", flag_values=own)
+  monkeypatch.setattr(cli, "_cache_compilations", lambda: None)
+  monkeypatch.setattr(sys, "argv", ["command.py"])
+  with pytest.raises(SystemExit):
+    cli.run(raises(ENDS["memory"][0]), own)
+  assert "with a smaller --max_memory_gb, images are cut into smaller" in capsys.readouterr().err
+
+
+def test_a_thread_of_ours_that_fails_is_told_of_and_a_library_s_is_not(monkeypatch, capsys):
+  """A library's raises its error in the main thread as well."""
+  monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+
+  def main(argv):
+    for target, argument in ((files.read_json, "nowhere.json"), (json.loads, "{broken")):
+      thread = threading.Thread(target=target, args=(argument,))
+      thread.start()
+      thread.join()
+
+  run(main, monkeypatch)
+  said = capsys.readouterr().err
+  assert "nowhere.json: cannot be read" in said and "JSONDecodeError" not in said
 
 
 def test_ctrl_c_ends_with_one_line(monkeypatch, capsys):
@@ -185,6 +210,7 @@ def test_a_config_in_the_home_is_found(monkeypatch, tmp_path):
 
 
 SIGNALLED = """
+import json
 import os
 
 def get_config():

@@ -549,9 +549,7 @@ def test_what_a_sample_of_hcflow_keeps_is_its_lr_image():
 
 
 def test_a_flow_prior_s_images_are_multiples_of_all_its_windows():
-  layers = [
-    {"kind": "coupling", "net": TRANSFORMER | {"window": window}} for window in (6, 4)
-  ]
+  layers = [{"kind": "coupling", "net": TRANSFORMER | {"window": window}} for window in (6, 4)]
   prior = {"kind": "flow", "step": layers, "steps": 1}
   assert build_model(flow_config(prior=prior, last_prior=prior)).lr_multiple % 12 == 0
 

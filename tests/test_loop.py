@@ -33,17 +33,17 @@ def feed(monkeypatch, no_pictures):
   `drawn(step)` is called when the batch is drawn, which is two steps before its own. A batch drawn
   once more while its feed is open, for the diagnosis, is of that feed.
   """
-  original = loop.make_train_iterator
+  original = loop.iterate
 
   def install(spoilt=lambda number, step: False, drawn=lambda step: None):
     begun, are_open = [], []
 
-    def batches(data, scale, seed, done, *process):
+    def batches(images, data, scale, seed, done, *process):
       if not are_open:
         begun.append(done)
       number = len(begun)
       with (
-        contextlib.closing(original(data, scale, seed, done, *process)) as source,
+        contextlib.closing(original(images, data, scale, seed, done, *process)) as source,
         contextlib.ExitStack() as at_end,
       ):
         are_open.append(done)
@@ -55,7 +55,7 @@ def feed(monkeypatch, no_pictures):
           drawn(step)
           yield batch
 
-    monkeypatch.setattr(loop, "make_train_iterator", batches)
+    monkeypatch.setattr(loop, "iterate", batches)
     return begun
 
   return install

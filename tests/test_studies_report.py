@@ -12,7 +12,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.images import write_png
 from srflow_jax.studies import plots as studies_plots
 from srflow_jax.studies import tables
-from srflow_jax.studies.outcome import METRICS, Outcome
+from srflow_jax.studies.outcome import METRICS, StudyResults
 from srflow_jax.studies.plots import plots
 from srflow_jax.studies.report import write_report
 from srflow_jax.studies.results import FAILED, Row, write_rows
@@ -86,7 +86,7 @@ def test_a_study_of_encoders_alone_is_done_and_chooses_rates_by_their_own_loss()
     for row in map(of_encoders, study_rows(rate=rate, selected=selected))
     if row is not None
   ]
-  outcome = Outcome(rows, record(learning_rates=(1e-3, 1e-4)))
+  outcome = StudyResults(rows, record(learning_rates=(1e-3, 1e-4)))
   assert outcome.not_done == [] and set(outcome.rates.values()) == {1e-4}
   names = list(shown(tables.results(outcome, outcome.comparisons(), record())))
   assert names == ["base", "wide", "worse"]  # all of whose seeds are there
@@ -98,7 +98,7 @@ def shown(table: tables.Table) -> dict[str, dict[str, str]]:
 
 
 def test_the_table_has_means_and_marks_what_is_told_apart():
-  outcome = Outcome(study_rows(), record())
+  outcome = StudyResults(study_rows(), record())
   comparisons = outcome.comparisons()
   table = tables.results(outcome, comparisons, record())
   cells = shown(table)
@@ -122,18 +122,18 @@ def test_the_table_has_means_and_marks_what_is_told_apart():
 
 def test_times_of_several_kinds_of_devices_are_not_compared():
   rows = [*rows_of("base"), *rows_of("wide", device="1 x H100"), *rows_of("worse")]
-  outcome = Outcome(rows, record())
+  outcome = StudyResults(rows, record())
   table = tables.results(outcome, outcome.comparisons(), record())
   assert {(line["train time"], line["time"]) for line in shown(table).values()} == {("-", "-")}
   assert "times are not compared" in table.note
   moved = [row for name in ("base", "wide", "worse") for row in rows_of(name, device="A100 + H100")]
-  assert Outcome(moved, record()).device is None  # all of them were on two kinds
+  assert StudyResults(moved, record()).device is None  # all of them were on two kinds
 
 
 def test_failed_runs_leave_their_pairs():
   rows = [*rows_of("base"), *rows_of("wide", nll=-1.0, seeds=(0, 2))]
   rows.append(Row("wide", 1e-3, 1, 4, "", FAILED, "train: out | of memory", "abc", "cpu", "d"))
-  outcome = Outcome(rows, record())
+  outcome = StudyResults(rows, record())
   comparisons = outcome.comparisons()
   assert comparisons["nll"]["wide"].seeds == 2 and comparisons["nll"]["worse"] is None
   assert shown(tables.failures(outcome))["wide"]["why"] == "train: out | of memory"
@@ -151,7 +151,7 @@ def test_what_is_not_finite_is_said():
   rows[place] = dataclasses.replace(rows[place], value=float("inf"))
   place = [i for i, r in enumerate(rows) if r.metric == "jpeg20/largest_map_factor"][1]
   rows[place] = dataclasses.replace(rows[place], value=float("nan"))
-  outcome = Outcome(rows, record())
+  outcome = StudyResults(rows, record())
   assert "finite values: nll of wide." in tables.differences(outcome, outcome.comparisons()).note
   worst = shown(tables.degraded(outcome, ["jpeg20"]))
   assert worst["base"]["jpeg20: worst inverse factor"] == "not finite"
@@ -163,9 +163,9 @@ def test_images_that_changed_are_said():
     return Row("bicubic", 1e-3, seed, 0, image, "psnr", psnr, "abc", device, "d")
 
   same = [bicubic(0, "a", 27.0), bicubic(1, "a", 27.001), bicubic(0, "b", 25.0)]
-  outcome = Outcome([*study_rows(), *same, bicubic(1, "b", 25.0)], record())
+  outcome = StudyResults([*study_rows(), *same, bicubic(1, "b", 25.0)], record())
   assert "not the same" not in tables.results(outcome, outcome.comparisons(), record()).note
-  outcome = Outcome([*study_rows(), *same, bicubic(1, "b", 25.1)], record())
+  outcome = StudyResults([*study_rows(), *same, bicubic(1, "b", 25.1)], record())
   note = tables.results(outcome, outcome.comparisons(), record()).note
   assert "images were not the same for all runs: b." in note
 
@@ -176,7 +176,7 @@ def test_a_pause_leaves_the_times_as_they_are():
   rows[place] = dataclasses.replace(rows[place], value=1000.0)
   place = next(i for i, r in enumerate(rows) if (r.variant, r.metric) == ("base", "train_seconds"))
   rows[place] = dataclasses.replace(rows[place], value=9000.0)
-  outcome = Outcome(rows, record())
+  outcome = StudyResults(rows, record())
   base = shown(tables.results(outcome, outcome.comparisons(), record()))["base"]
   assert (base["train time"], base["time"]) == ("1.5min", "0.50s")
 
@@ -186,7 +186,7 @@ def test_another_noise_is_said():
   wide = json.loads(json.dumps(with_noise["variants"]["wide"]))
   wide["data"]["noise"]["std"] = 0.0
   with_noise["variants"]["wide"] = wide
-  outcome = Outcome(study_rows(), with_noise)
+  outcome = StudyResults(study_rows(), with_noise)
   note = tables.results(outcome, outcome.comparisons(), with_noise).note
   assert "and wide trained with another noise than base" in note
   assert "another noise" not in tables.results(outcome, outcome.comparisons(), record()).note
@@ -202,22 +202,22 @@ def test_learning_rates_are_chosen_by_validation_and_their_cost_counts():
     *rows_of("worse", 1e-3, selected=0.0),
     Row("worse", 1e-4, 0, 4, "", FAILED, "diverged", "abc", "cpu", "d"),
   ]
-  best = Outcome(rows, record(rates))
+  best = StudyResults(rows, record(rates))
   assert best.rates == {"base": 1e-4, "wide": 1e-3, "worse": 1e-3}
   assert best.of_all_rates("base", "train_flops") == 2e12
   assert best.at_edge == list(best.rates)  # of two rates both are
   assert "a rate beyond it may be better: base, wide, worse." in tables.learning_rates(best).note
-  three = Outcome([*rows, *rows_of("base", 1e-5, selected=0.2)], record((*rates, 1e-5)))
+  three = StudyResults([*rows, *rows_of("base", 1e-5, selected=0.2)], record((*rates, 1e-5)))
   assert "base" not in three.at_edge and "wide" in three.at_edge
   assert best.mean("base", "nll") - best.mean("wide", "nll") == pytest.approx(1, abs=0.02)
-  common = Outcome(rows, record(rates), common_rate=True)
+  common = StudyResults(rows, record(rates), common_rate=True)
   assert set(common.rates.values()) == {1e-3}
   assert common.mean("base", "nll") - common.mean("wide", "nll") == pytest.approx(6, abs=0.02)
   assert "all learning rates together" in tables.results(best, best.comparisons(), record()).note
 
 
 def test_other_tables():
-  outcome = Outcome(study_rows(), record())
+  outcome = StudyResults(study_rows(), record())
   fields = shown(tables.receptive_fields(outcome))
   assert fields["wide"]["all stages"] == "49" and fields["base"]["stage 1"] == "25"
   assert (fields["base"]["LR: 95 % radius"], fields["base"]["LR: gain"]) == ("2", "1.000")
@@ -232,7 +232,7 @@ def test_other_tables():
 
 def test_plots_are_pngs(monkeypatch):
   monkeypatch.setattr(studies_plots, "METRICS", METRICS[:1] + METRICS[3:4])
-  made = plots(Outcome(study_rows(), record()))
+  made = plots(StudyResults(study_rows(), record()))
   assert {"nll of validation against steps", "PSNR against parameters of the flow"} <= set(made)
   assert "Rise of the nll where LR is hidden beyond a radius" in made
   assert "nll against receptive field" in made

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 from srflow_jax.files import read_json
 from srflow_jax.runs import last_saved
 
@@ -134,9 +134,7 @@ def _contents(path: pathlib.Path, step: int) -> Contents:
 
 
 def _damaged(workdir: pathlib.Path, step: int, error: Exception) -> DamagedError:
-  reason = " ".join(str(error).split()) or type(error).__name__
-  reason = reason.replace(f"{folder_of(workdir) / str(step)}/", "")
-  reason = reason if len(reason) <= 160 else f"{reason[:157]}..."
+  reason = one_line(error).replace(f"{folder_of(workdir) / str(step)}/", "")
   return DamagedError(f"checkpoint {step} in {workdir} is damaged ({reason})")
 
 

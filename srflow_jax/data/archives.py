@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 from srflow_jax.images import check_bytes, check_image, check_images, decode_image, read_image
 from srflow_jax.listing import (
   OTHER_SUFFIXES,
@@ -111,7 +111,7 @@ class ImageFile:
     except InputError:
       raise
     except _DAMAGE as error:
-      raise InputError(f"{self}: damaged in the archive ({_reason(error)})") from None
+      raise InputError(f"{self}: damaged in the archive ({one_line(error)})") from None
 
 
 @functools.lru_cache(maxsize=16)
@@ -127,11 +127,6 @@ def _open_archive(path: pathlib.Path) -> zipfile.ZipFile | tarfile.TarFile:
     raise InputError(f"{path}: cannot be read: {error.strerror}") from None
   except _DAMAGE:
     raise InputError(f"{path}: not a zip or uncompressed tar archive, or truncated") from None
-
-
-def _reason(error: BaseException) -> str:
-  """A library's error in one line."""
-  return " ".join(str(error).split()) or type(error).__name__
 
 
 def hr_images(paths: Sequence[str]) -> dict[str, ImageFile]:
@@ -196,7 +191,7 @@ def _members(path: str) -> list[str]:
   try:
     kinds = _zip_kinds(archive) if isinstance(archive, zipfile.ZipFile) else _tar_kinds(archive)
   except _DAMAGE as error:
-    raise InputError(f"{path}: the archive is damaged or truncated ({_reason(error)})") from None
+    raise InputError(f"{path}: the archive is damaged or truncated ({one_line(error)})") from None
   names = [name for name, kind in kinds if is_image_name(name) and kind != "a folder"]
   check_any(path, names, [name for name, _ in kinds if is_image_name(name, OTHER_SUFFIXES)])
   kinds = dict(kinds)

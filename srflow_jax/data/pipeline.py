@@ -142,8 +142,8 @@ def put_ahead(
     failed: is told once if a batch cannot be had, after the first was yielded.
 
   Yields:
-    What `put` returned, in order. Why a batch cannot be had is raised in its place; those before
-    it are yielded first, but for what the first of all was to come with.
+    What `put` returned, in order. If a batch cannot be had, those before it are yielded first and
+    the error is raised in its place; before any was yielded, the error is raised at once.
   """
   waiting, is_begun, error = collections.deque(), False, None
   with contextlib.closing(batches):

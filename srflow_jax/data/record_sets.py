@@ -18,7 +18,7 @@ from tensorflow_datasets.core.utils import file_utils
 
 from srflow_jax.data.set_metadata import METADATA_FILE, SetMetadata, read_metadata
 from srflow_jax.data.tiles import DATASET_NAME, tile_features
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 from srflow_jax.files import read_json
 
 INFO_FILE = "dataset_info.json"  # what makes a folder a TFDS data set
@@ -132,7 +132,7 @@ def _parse(path: pathlib.Path, message: Any) -> Any:
   try:
     return json_format.ParseDict(content, message, ignore_unknown_fields=True)
   except Exception as error:  # the parser raises whatever wrong types lead it to
-    raise InputError(f"{path}: damaged ({_reason(error)})") from None
+    raise InputError(f"{path}: damaged ({one_line(error)})") from None
 
 
 def _read_features(path: pathlib.Path) -> tfds.features.FeaturesDict:
@@ -142,7 +142,7 @@ def _read_features(path: pathlib.Path) -> tfds.features.FeaturesDict:
   try:
     features = tfds.features.FeatureConnector.from_proto(described)
   except Exception as error:
-    raise InputError(f"{path}: damaged ({_reason(error)})") from None
+    raise InputError(f"{path}: damaged ({one_line(error)})") from None
   if not isinstance(features, tfds.features.FeaturesDict):
     raise InputError(f"{path}: its records are no dictionaries")
   return features
@@ -183,7 +183,7 @@ def _read_splits(folder: pathlib.Path, info: dataset_info_pb2.DatasetInfo) -> di
       )
       names = [pathlib.Path(os.fspath(file)) for file in template.sharded_filepaths(len(lengths))]
     except Exception as error:
-      raise InputError(f"{path}: damaged ({_reason(error)})") from None
+      raise InputError(f"{path}: damaged ({one_line(error)})") from None
     for name in names:
       if len(name.parts) != 1 or name.name in ("", "..") or "\0" in name.name:
         raise InputError(f"{path}: split {split.name!r} names the file {name}, outside the set")
@@ -213,8 +213,3 @@ def _check_prepared(
       raise InputError(f"{folder / METADATA_FILE}: its images of split {split} are not its tiles")
     if split not in metadata.smallest_tile:
       raise InputError(f"{folder / METADATA_FILE}: no smallest_tile of split {split}")
-
-
-def _reason(error: BaseException) -> str:
-  """A library's error in one line."""
-  return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,7 +16,7 @@ from srflow_jax.data.pairs import Pair, check_size
 from srflow_jax.data.record_files import RecordFiles
 from srflow_jax.data.record_sets import FEATURES_FILE, INFO_FILE, open_set
 from srflow_jax.data.tiles import lr_feature
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 from srflow_jax.images import check_image, decode_image
 
 
@@ -117,8 +117,7 @@ class RecordSource:
     try:
       return self._features.deserialize_example_np(serialized, decoders=skip)
     except Exception as error:  # the parser raises whatever wrong bytes lead it to
-      reason = " ".join(str(error).split())[:200] or type(error).__name__
-      raise InputError(f"{self._name(index)}: damaged ({reason})") from None
+      raise InputError(f"{self._name(index)}: damaged ({one_line(error)})") from None
 
   def _name(self, index: int) -> str:
     return f"{self.folder}[{self._split}][{index}]"

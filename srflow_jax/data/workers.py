@@ -29,7 +29,7 @@ def start_worker(*_: object) -> None:
     os._exit(1)
 
   threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
-  os.setpgid(0, 0)  # they are sent to the parent's process group
+  os.setpgid(0, 0)  # signals are sent to the parent's group
 
 
 def from_workers(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:

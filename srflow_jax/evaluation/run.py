@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -80,26 +80,12 @@ def evaluate_workdirs(
     InputError: Something given cannot be used.
   """
   given = list(temperatures or ())
-  for temperature in given:
-    dataclasses.replace(settings, temperature=temperature).check()
-  if len(set(given)) < len(given):
-    raise InputError(
-      f"temperatures are {', '.join(map(temperature_text, given))}: one is there twice"
-    )
-  settings.check()
-  if settings.lpips_vgg:
-    lpips_vgg.load()
+  _check_settings(settings, given)
   if workdirs[0] in named.FINDERS and not output_dir:
     raise InputError(f"{workdirs[0]} is no folder to write to: give --output_dir")
-  runs = {workdir: load_model(workdir, weights.step, weights.ema) for workdir in workdirs}
+  runs = _load_runs(workdirs, weights)
   first = runs[workdirs[0]]
   scale = first.config.model.scale
-  for workdir, run in runs.items():
-    if run.config.model.scale != scale:
-      raise InputError(
-        f"{workdir} enlarges by {run.config.model.scale}, {workdirs[0]} by {scale}: evaluate them "
-        "apart"
-      )
   if not hr_dir and not lr_dir:
     hr_dir, lr_dir = validation_folders(first.config.data)
   output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
@@ -134,20 +120,56 @@ def evaluate_workdirs(
         "params": {part: count_parameters(tree) for part, tree in run.params.items()},
         "sha256": digest,
       }
-  about = {
-    "protocol": settings.protocol(),
-    "luma_protocol": settings.luma_protocol(int(scale)),
-    "scale": int(scale),
+  about = _about(runs, settings, memory, weights) | {
     "command": command,
     "hr_dir": hr_dir or (None if lr_dir else "scikit-image's photographs"),
     "lr_dir": lr_dir or None,
-    "workdir": os.fspath(workdirs[0]),
+    "models": models,
+    "temperatures": list(dict.fromkeys(t for own in by_run.values() for t in own)),
+  }
+  return evaluate_entries(entries, images, output, settings, about)
+
+
+def _check_settings(settings: Settings, temperatures: Sequence[Temperature]) -> None:
+  for temperature in temperatures:
+    dataclasses.replace(settings, temperature=temperature).check()
+  if len(set(temperatures)) < len(temperatures):
+    raise InputError(
+      f"temperatures are {', '.join(map(temperature_text, temperatures))}: one is there twice"
+    )
+  settings.check()
+  if settings.lpips_vgg:
+    lpips_vgg.load()
+
+
+def _load_runs(workdirs: Sequence[str], weights: Weights) -> dict[str, Run]:
+  """The runs by their folders; `InputError` if they are not of one scale."""
+  runs = {workdir: load_model(workdir, weights.step, weights.ema) for workdir in workdirs}
+  scale = runs[workdirs[0]].config.model.scale
+  for workdir, run in runs.items():
+    if run.config.model.scale != scale:
+      raise InputError(
+        f"{workdir} enlarges by {run.config.model.scale}, {workdirs[0]} by {scale}: evaluate them "
+        "apart"
+      )
+  return runs
+
+
+def _about(
+  runs: Mapping[str, Run], settings: Settings, memory: Memory, weights: Weights
+) -> dict[str, Any]:
+  """What the summary says of all runs, of the first one alone, and of how they are evaluated."""
+  workdir, first = next(iter(runs.items()))
+  scale = int(first.config.model.scale)
+  return {
+    "protocol": settings.protocol(),
+    "luma_protocol": settings.luma_protocol(scale),
+    "scale": scale,
+    "workdir": os.fspath(workdir),
     "step": int(first.step),
     "params": {part: count_parameters(tree) for part, tree in first.params.items()},
-    "models": models,
     "num_samples": settings.num_samples,
     "temperature": settings.temperature,
-    "temperatures": list(dict.fromkeys(t for own in by_run.values() for t in own)),
     "seed": settings.seed,
     "lpips_vgg": settings.lpips_vgg,
     "consistent": settings.consistent,
@@ -164,7 +186,6 @@ def evaluate_workdirs(
       os.fspath(workdir): parameter_table(run.params) for workdir, run in runs.items()
     },
   }
-  return evaluate_entries(entries, images, output, settings, about)
 
 
 def search_workdir(

@@ -105,7 +105,7 @@ def build_model(config: Any, compute: ComputeSpec | None = None) -> Model:
     scale=scale,
     encoder_part=encoder,
     compute=compute,
-    stage_specs=_read_stages(config, target.shape(scale), where),
+    stage_specs=_read_stages(config, target.channels_and_downscale(scale), where),
     target=target,
   )
   if model.lr_multiple > 1 and not target.takes_padding:

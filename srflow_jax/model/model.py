@@ -66,12 +66,12 @@ class ComputeSpec:
 
 @struct.dataclass
 class DensityParts:
-  """What the log-density of images is the sum of, `[B]` each, nats.
+  """What the log-density of images is the sum of.
 
   Attributes:
-    log_dets: of each stage, finest first.
-    latent_log_probs: of each latent under N(0, 1), finest first.
-    latents: the latents.
+    log_dets: of each stage, finest first, `[B]` each, nats.
+    latent_log_probs: of each latent under N(0, 1), finest first, `[B]` each, nats.
+    latents: the latents, `[B, h, w, C]` each.
   """
 
   log_dets: tuple[Array, ...]
@@ -244,7 +244,7 @@ class SRFlow(Model, kw_only=True):
       self.encoder.feature_channels,
       self.compute.remat,
       self.compute.unroll,
-      *self.target.shape(self.scale),
+      *self.target.channels_and_downscale(self.scale),
     )
 
   @property
@@ -270,7 +270,7 @@ class SRFlow(Model, kw_only=True):
 
   def _stages(self) -> Iterator[tuple[int, tuple[int, int]]]:
     """Of each stage HR size over its size, and its `StageSpec.multiple_and_reach`."""
-    _, downscale = self.target.shape(self.scale)
+    _, downscale = self.target.channels_and_downscale(self.scale)
     for spec in self.stage_specs:
       downscale *= spec.squeeze
       has_prior = spec.split or spec is self.stage_specs[-1]

@@ -34,7 +34,7 @@ class Target(Place):
   takes_padding: ClassVar[bool] = True
   reach: ClassVar[int] = 0
 
-  def shape(self, scale: int) -> tuple[int, int]:
+  def channels_and_downscale(self, scale: int) -> tuple[int, int]:
     """Channels of the flow's image, and HR size over its size."""
     return 3, 1
 
@@ -108,7 +108,7 @@ class NullSpace(Target):
   takes_padding: ClassVar[bool] = False
   reach: ClassVar[int] = 12  # at which the basis has fallen to 2e-6
 
-  def shape(self, scale: int) -> tuple[int, int]:
+  def channels_and_downscale(self, scale: int) -> tuple[int, int]:
     """See the base class."""
     return 3 * (scale**2 - 1), scale
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from srflow_jax.evaluation.report import human_count, markdown_table
 from srflow_jax.studies import claims, costs, receptive_field, record, slurm
-from srflow_jax.studies.planning import Plan, plan, run_name, variant_configs
+from srflow_jax.studies.planning import StudyPlan, plan, run_name, variant_configs
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.report import write_report
 from srflow_jax.studies.results import collect
@@ -52,7 +52,7 @@ def dry_run(study: Study, tflops: float = 0.0) -> str:
   return f"{markdown_table(cells)}\n{_note(planned, tflops, total / 3600)}"
 
 
-def _note(planned: Plan, tflops: float, hours: float) -> str:
+def _note(planned: StudyPlan, tflops: float, hours: float) -> str:
   rate = (
     f"the operations at {tflops:g} x 10^12 a second, as stated by --tflops"
     if tflops

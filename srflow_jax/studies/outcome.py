@@ -47,7 +47,7 @@ DONE_BY = "psnr"  # every run that was evaluated has it
 _SAME_IMAGE = 0.01  # dB of PSNR: far above rounding errors, far below what another image makes
 
 
-class Outcome:
+class StudyResults:
   """A study's rows, in order.
 
   Attributes:

@@ -53,7 +53,7 @@ class PlannedRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StudyPlan:
   """A study, checked.
 
   Attributes:
@@ -117,7 +117,7 @@ def _set(holder: Any, names: list[str | int], value: Any, where: str) -> None:
   _set(holder[name], rest, value, where)
 
 
-def plan(study: Study, known_steps: Mapping[str, int] | None = None) -> Plan:
+def plan(study: Study, known_steps: Mapping[str, int] | None = None) -> StudyPlan:
   """Makes a study's runs and checks all that can be checked before the first begins.
 
   Args:
@@ -179,7 +179,7 @@ def variant_configs(study: Study) -> dict[str, Config]:
 
 def _with_steps(
   study: Study, configs: dict[str, Config], known_steps: Mapping[str, int] | None
-) -> Plan:
+) -> StudyPlan:
   """Gives each variant as many steps as the budget has, and makes the runs."""
   steps = {
     name: known_steps[name] if known_steps else costs.steps_of(study.budget, config)
@@ -208,7 +208,7 @@ def _with_steps(
     for name, config in configs.items()
     for rate in study.learning_rates or (config.optim.learning_rate,)
   ]
-  return Plan(study, configs, tuple(runs))
+  return StudyPlan(study, configs, tuple(runs))
 
 
 def evaluation_folders(study: Study, base: Config) -> tuple[str, str]:

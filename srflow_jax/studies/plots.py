@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from srflow_jax.evaluation.plots import draw_plot
-from srflow_jax.studies.outcome import METRICS, Metric, Outcome
+from srflow_jax.studies.outcome import METRICS, Metric, StudyResults
 from srflow_jax.studies.receptive_field import HIDDEN
 
 _AGAINST = {
@@ -16,7 +16,7 @@ _AGAINST = {
 }
 
 
-def plots(outcome: Outcome) -> dict[str, bytes]:
+def plots(outcome: StudyResults) -> dict[str, bytes]:
   """Draws what there are numbers for.
 
   Returns:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -64,9 +65,10 @@ class Display:
   def __init__(self, jobs: Sequence[Job], console: rich.console.Console | None = None) -> None:
     """Takes the runs; prints to standard output unless told otherwise."""
     self._jobs = jobs
-    # The stream of now: while runs train, standard output goes to their logs.
-    self._console = console or rich.console.Console(highlight=False, soft_wrap=True)
-    self._console.file = self._console.file
+    # Its stream is fixed now: while runs train, `sys.stdout` is one of their logs.
+    self._console = console or rich.console.Console(
+      file=sys.stdout, highlight=False, soft_wrap=True
+    )
     self._ended = threading.Event()
     self._own: Job | None = None
     self._live: rich.live.Live | None = None

@@ -48,7 +48,7 @@ def sides(config: Config) -> dict[str, int]:
 
 def sides_of(model: SRFlow) -> dict[str, int]:
   """`sides` of a flow."""
-  radii, (_, downscale) = [], model.target.shape(model.scale)
+  radii, (_, downscale) = [], model.target.channels_and_downscale(model.scale)
   for spec in model.stage_specs:
     downscale *= spec.squeeze
     layers = (*spec.transition * spec.transition_steps, *spec.step * spec.steps)

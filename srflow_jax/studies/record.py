@@ -12,13 +12,13 @@ from srflow_jax.blocks import as_mapping
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json, write_json
 from srflow_jax.runs import config_differences
-from srflow_jax.studies.planning import Plan, plan
+from srflow_jax.studies.planning import StudyPlan, plan
 from srflow_jax.studies.study import Study
 
 FILE = "study.json"
 
 
-def _of(planned: Plan) -> dict[str, Any]:
+def _of(planned: StudyPlan) -> dict[str, Any]:
   """A study as it is recorded."""
   study = planned.study
   return {
@@ -49,7 +49,7 @@ def read_record(folder: pathlib.Path) -> Mapping[str, Any]:
   return record
 
 
-def begin(study: Study, folder: pathlib.Path) -> Plan:
+def begin(study: Study, folder: pathlib.Path) -> StudyPlan:
   """Plans a study and records it, or compares it with what it was when it began.
 
   Args:

@@ -23,7 +23,7 @@ from srflow_jax.evaluation.sheets import Sheet
 from srflow_jax.files import whole_file, write_whole
 from srflow_jax.images import read_written_png, write_png
 from srflow_jax.studies import tables
-from srflow_jax.studies.outcome import Outcome
+from srflow_jax.studies.outcome import StudyResults
 from srflow_jax.studies.planning import run_name
 from srflow_jax.studies.plots import plots
 from srflow_jax.studies.record import read_record
@@ -48,10 +48,10 @@ def write_report(folder: pathlib.Path) -> str:
   """
   record = read_record(folder)
   rows = read_rows(folder / "runs.csv")
-  outcome = Outcome(rows, record)
+  outcome = StudyResults(rows, record)
   shown = _tables(outcome, record)
   if outcome.has_grid:
-    common = Outcome(rows, record, common_rate=True)
+    common = StudyResults(rows, record, common_rate=True)
     rate = next(iter(common.rates.values()), math.nan)
     title = f"Results at the common learning rate of {rate:g}"
     shown.append(tables.results(common, common.comparisons(), record, title))
@@ -72,7 +72,7 @@ def _file_name(heading: str) -> str:
   return re.sub(r"\W+", "_", heading)
 
 
-def _tables(outcome: Outcome, record: Mapping[str, Any]) -> list[tables.Table]:
+def _tables(outcome: StudyResults, record: Mapping[str, Any]) -> list[tables.Table]:
   comparisons = outcome.comparisons()
   optional = (
     tables.learning_rates(outcome),
@@ -142,7 +142,7 @@ def _page(
 
 
 def _sheets(
-  folder: pathlib.Path, outcome: Outcome, record: Mapping[str, Any]
+  folder: pathlib.Path, outcome: StudyResults, record: Mapping[str, Any]
 ) -> dict[str, pathlib.Path]:
   """Draws the chosen images: bicubic, a sample of each variant (its first seed), and HR."""
   made = {}

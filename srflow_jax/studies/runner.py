@@ -20,12 +20,12 @@ import jax
 
 from srflow_jax import checkpoints
 from srflow_jax.cli import INTERRUPTED
-from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.errors import InputError, Interrupted, one_line
 from srflow_jax.evaluation.progress import FILE as EVALUATION_PROGRESS
 from srflow_jax.files import write_whole
 from srflow_jax.runs import lock_workdir
 from srflow_jax.studies import claims
-from srflow_jax.studies.planning import Plan
+from srflow_jax.studies.planning import StudyPlan
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.results import FAILED, Row, collect, read_rows, write_rows
 from srflow_jax.studies.stages import ROWS, RUNS, Job
@@ -52,7 +52,7 @@ class Options:
   retry_failed: bool = False
 
 
-def jobs_of(plan: Plan, folder: pathlib.Path, command: str = "") -> list[Job]:
+def jobs_of(plan: StudyPlan, folder: pathlib.Path, command: str = "") -> list[Job]:
   """The jobs of a study in a folder."""
   return [Job(plan, run, folder / RUNS / run.name, command) for run in plan.runs]
 
@@ -216,7 +216,7 @@ def _fail(job: Job, stage: str, error: Exception, display: Display) -> None:
 
 def _reason(error: Exception) -> str:
   """What an error says, in one line."""
-  reason = " ".join(str(error).split()) or type(error).__name__
+  reason = one_line(error, at_most=1000)
   return reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}"
 
 

@@ -24,7 +24,7 @@ from srflow_jax.files import read_json, write_json
 from srflow_jax.images import write_png
 from srflow_jax.studies import costs, receptive_field
 from srflow_jax.studies.degraded import write_degraded
-from srflow_jax.studies.planning import Plan, PlannedRun, evaluation_folders, sheet_images
+from srflow_jax.studies.planning import PlannedRun, StudyPlan, evaluation_folders, sheet_images
 from srflow_jax.studies.results import SEVERAL, Row, write_rows
 from srflow_jax.studies.study import BICUBIC
 from srflow_jax.training.events import Scalar, read_scalars
@@ -48,7 +48,7 @@ class Job:
     command: what was typed, for the reports of evaluations.
   """
 
-  plan: Plan
+  plan: StudyPlan
   run: PlannedRun
   folder: pathlib.Path
   command: str

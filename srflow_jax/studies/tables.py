@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from srflow_jax.evaluation.report import human_count
-from srflow_jax.studies.outcome import DONE_BY, METRICS, Metric, Outcome
+from srflow_jax.studies.outcome import DONE_BY, METRICS, Metric, StudyResults
 from srflow_jax.studies.receptive_field import HIDDEN, radius_reached
 from srflow_jax.studies.statistics import Comparison, Interval, t_interval
 from srflow_jax.studies.study import BICUBIC
@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 def results(
-  outcome: Outcome, comparisons: Comparisons, record: Mapping[str, Any], title: str = "Results"
+  outcome: StudyResults, comparisons: Comparisons, record: Mapping[str, Any], title: str = "Results"
 ) -> Table:
   """Means of all variants with 95 % intervals, in the columns of the published tables."""
   scale = next(iter(record["variants"].values()))["model"]["scale"]
@@ -70,7 +70,7 @@ def _style(metric: Metric, comparison: Comparison | None) -> str:
   return "bold" if metric.better * comparison.over_seeds.mean > 0 else "italic"
 
 
-def _with_seeds(outcome: Outcome, name: str) -> str:
+def _with_seeds(outcome: StudyResults, name: str) -> str:
   """A variant's name, and how many of its seeds there are if they are not all."""
   seeds = len(outcome.of_runs(name, DONE_BY))
   return name if seeds == len(outcome.seeds) else f"{name} ({seeds} of {len(outcome.seeds)} seeds)"
@@ -87,7 +87,7 @@ def _mean(by_seed: Mapping[int, float], form: str, name: str) -> str:
   return f"{written} ± {form.format(interval.high - interval.mean)}"
 
 
-def _rolled_back(outcome: Outcome, name: str) -> str:
+def _rolled_back(outcome: StudyResults, name: str) -> str:
   """How many runs went back to an earlier checkpoint with a lower rate."""
   factors = outcome.of_runs(name, "rate_factor").values()
   return str(sum(factor < 1 for factor in factors)) if factors else "-"
@@ -97,7 +97,7 @@ def _percent(share: float | None) -> str:
   return _written(None if share is None else 100 * share, "{:.1f} %")
 
 
-def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
+def _note(outcome: StudyResults, record: Mapping[str, Any]) -> str:
   evaluation = record["evaluation"]
   times = (
     f"Times are medians over steps and images, of the fastest seed, on {outcome.device}."
@@ -129,7 +129,7 @@ def _note(outcome: Outcome, record: Mapping[str, Any]) -> str:
   )
 
 
-def differences(outcome: Outcome, comparisons: Comparisons) -> Table:
+def differences(outcome: StudyResults, comparisons: Comparisons) -> Table:
   """Each variant less the base, in each metric, with intervals."""
   heading = ["metric", "variant", "seeds", "difference", "95 % over seeds", "95 % over images"]
   cells, styles = [[*heading, "p (Holm)", "least detectable", "shown in 4 of 5 studies"]], {}
@@ -170,7 +170,7 @@ def differences(outcome: Outcome, comparisons: Comparisons) -> Table:
   )
 
 
-def receptive_fields(outcome: Outcome) -> Table | None:
+def receptive_fields(outcome: StudyResults) -> Table | None:
   """What places of the flow depend on, in pixels and in bits; None if nothing is known."""
   stages = [
     metric
@@ -207,7 +207,7 @@ def receptive_fields(outcome: Outcome) -> Table | None:
 _HIDDEN_NAMES = {"lr": "LR", "lr_and_kept": "LR and HR"}
 
 
-def degraded(outcome: Outcome, kinds: list[str]) -> Table | None:
+def degraded(outcome: StudyResults, kinds: list[str]) -> Table | None:
   """How samples fare on LR images unlike those of training; None if it was not measured."""
   if not kinds:
     return None
@@ -241,7 +241,7 @@ def degraded(outcome: Outcome, kinds: list[str]) -> Table | None:
   )
 
 
-def _of_some(outcome: Outcome, name: str, metric: str, images: Collection[str]) -> list[float]:
+def _of_some(outcome: StudyResults, name: str, metric: str, images: Collection[str]) -> list[float]:
   """A metric's values of some images, over all seeds."""
   return [
     value
@@ -264,7 +264,7 @@ _DEGRADED = {
 }
 
 
-def failures(outcome: Outcome) -> Table | None:
+def failures(outcome: StudyResults) -> Table | None:
   """The runs that failed; None if none did."""
   rows = outcome.failures()
   if not rows:
@@ -277,7 +277,7 @@ def failures(outcome: Outcome) -> Table | None:
   return Table("Failed runs", cells, {}, "Where a run failed, its seed is left out of its pairs.")
 
 
-def learning_rates(outcome: Outcome) -> Table | None:
+def learning_rates(outcome: StudyResults) -> Table | None:
   """Which learning rate each variant is shown with; None if but one was tried."""
   if not outcome.has_grid:
     return None

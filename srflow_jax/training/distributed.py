@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 
 
 def initialize(
@@ -39,8 +39,7 @@ def initialize(
       coordinator, num_processes, process_id, coordinator_bind_address=coordinator
     )
   except (RuntimeError, ValueError) as error:
-    reason = " ".join(str(error).split())
-    raise InputError(f"cannot join the run's other processes: {reason}") from error
+    raise InputError(f"cannot join the run's other processes: {one_line(error, 1000)}") from error
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from srflow_jax.runs import (
   write_config,
   write_data,
 )
-from srflow_jax.training import checkpoint, devices, distributed, start
+from srflow_jax.training import checkpoint, devices, distributed, skipped, start
 from srflow_jax.training.diagnosis import FiniteChecks, make_diagnosis
 from srflow_jax.training.events import event_writer
 from srflow_jax.training.profile import profiled
@@ -40,12 +40,6 @@ from srflow_jax.training.signals import STEPS_BEHIND, StopRequest
 from srflow_jax.training.step import TrainState, create_state, make_train_step
 from srflow_jax.training.validation import Validation
 from srflow_jax.weights.starting import flow_line, starting_params
-
-Metrics = dict[str, Any]
-
-
-class _Diverged(Exception):
-  """Too many steps in a row were skipped; the message says when."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +139,7 @@ def train(
       try:
         with _memory_named():
           return _run_steps(run, state)
-      except _Diverged as diverged:
+      except skipped.Diverged as diverged:
         reason = str(diverged)
       # Out here nothing holds the diverged state any longer, so that there are not two at once.
       del state
@@ -205,11 +199,11 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
       last = step == total
       validation_loss = float("nan")
       saves = step % config.checkpoint_every_steps == 0 or last
-      diverged = _too_many_skipped(config, pending, saves)
+      diverged = skipped.too_many(config, pending, saves)
       if step % config.log_every_steps == 0 or last or diverged:
         pending = jax.device_get(pending)
         shown |= _log(run, writer, state, step, pending)
-        _raise_if_diverged(config, step, pending)
+        skipped.raise_if_diverged(config, step, pending)
         pending = []
         run.writer.wait(only_if_done=True)
       if step % config.eval_every_steps == 0 or last:
@@ -231,7 +225,7 @@ def _run_steps(run: _Run, state: TrainState) -> TrainState:
 
 
 def _first_batch(batches: Iterator[Any]) -> Any:
-  """The first batch, with which as many are read as are put ahead; `InputError` without."""
+  """The first batch; what cannot be read of those that are put ahead with it is an `InputError`."""
   try:
     return next(batches)
   except Exception as error:
@@ -294,28 +288,8 @@ def _by_phase(
   return lambda step: frozen if step <= frozen_until else full
 
 
-def _too_many_skipped(config: Config, pending: list[Metrics], now: bool) -> bool:
-  """Whether too many steps in a row were skipped, some steps ago or `now`.
-
-  The steps before the last few were checked after each of them.
-  """
-  latest = pending[-1 - STEPS_BEHIND :]
-  asked = latest if now else latest[: len(latest) - STEPS_BEHIND]
-  return any(int(m["skipped_in_a_row"]) >= config.optim.max_skipped_steps for m in asked)
-
-
-def _raise_if_diverged(config: Config, step: int, metrics: list[Metrics]) -> None:
-  """Raises `_Diverged` if too many of the steps up to `step` had been skipped in a row."""
-  limit = config.optim.max_skipped_steps
-  for at, m in enumerate(metrics, step - len(metrics) + 1):
-    if m["skipped_in_a_row"] >= limit:
-      raise _Diverged(
-        f"step {at}: loss, gradient or update was not finite in the last {limit} steps"
-      )
-
-
 def _log(
-  run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[Metrics]
+  run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[skipped.Metrics]
 ) -> dict[str, Any]:
   """Writes the mean loss of the latest applied steps, and the last value of everything else.
 
@@ -339,35 +313,20 @@ def _log(
     shown[loss_name] = f"{latest[loss_name]:.4g}"
   for name, value in latest.items():
     writer.add_scalar(f"train/{name}", float(value), step)
-  _tell_of_skipped(run, writer, state, step, metrics)
+  if text := skipped.told(step, metrics, functools.partial(_first_not_finite, run, state)):
+    writer.add_text("train/skipped", text, step)
+    _say(text)
   return shown
 
 
-def _tell_of_skipped(
-  run: _Run, writer: SummaryWriter, state: TrainState, step: int, metrics: list[Metrics]
-) -> None:
-  """Says how many of the latest steps were skipped, and where the last of them went wrong.
+def _first_not_finite(run: _Run, state: TrainState, step: int) -> str | None:
+  """What in a step that was skipped is not finite first, with the parameters of now.
 
-  For that its batch is made again and computed with the parameters of now: see `make_diagnosis`.
-  The arguments are `_log`'s.
+  For that its batch is made again: see `make_diagnosis`.
   """
-  since = step - len(metrics) + 1
-  skipped = [at for at, m in enumerate(metrics, since) if m["skipped_in_a_row"]]
-  if not skipped:
-    return
-  at = skipped[-1]
-  with contextlib.closing(_batches_from(run, at - 1, ahead=0)) as batches:
-    diagnosis = run.diagnosis_of_phase(at)
-    place = diagnosis(state.params, state.key, next(batches), at - 1).first()
-  if place:
-    place = f"first in {place}"
-  elif at == step:  # the parameters are still those of that step
-    place = "in the optimiser's update alone"
-  else:
-    place = f"not found again with the parameters of step {step}"
-  text = f"steps {since} to {step}: {len(skipped)} skipped, not finite; step {at} {place}"
-  writer.add_text("train/skipped", text, step)
-  _say(text)
+  with contextlib.closing(_batches_from(run, step - 1, ahead=0)) as batches:
+    diagnosis = run.diagnosis_of_phase(step)
+    return diagnosis(state.params, state.key, next(batches), step - 1).first()
 
 
 def _say(text: str) -> None:

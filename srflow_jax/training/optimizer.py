@@ -12,7 +12,7 @@ import optax
 import optax.contrib
 
 from srflow_jax.config import Optim
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, one_line
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -74,8 +74,8 @@ def _check_optimizer(optim: Optim) -> None:
   try:
     jax.eval_shape(step, one, rate)
   except Exception as error:  # whatever Optax makes of arguments that it does not expect
-    reason = " ".join(str(error).split())[:200]
-    raise InputError(f"{_WHERE}: optax.{kind} cannot be used so: {reason}") from error
+    said = one_line(error)
+    raise InputError(f"{_WHERE}: optax.{kind} cannot be used so: {said}") from error
 
 
 def learning_rate_schedule(optim: Optim, num_train_steps: int) -> optax.Schedule:
