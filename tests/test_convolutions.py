@@ -126,11 +126,12 @@ def test_a_dense_block_is_five_convolutions_of_all_maps_so_far():
   with jax.enable_x64(True):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 5, 8)))
     block = DenseBlock(8, 4)
-    variables = block.init(jax.random.key(0), x)
+    variables = block.init(jax.random.key(0), method="weights")
     variables = jax.tree.map(lambda leaf: leaf.astype(float) + 0.1, variables)
     layers = [variables["params"][f"convs_{i}"] for i in range(5)]
     maps = x
     for layer in layers:
       new = conv(maps, layer["kernel"]) + layer["bias"]
       maps = jnp.concatenate([maps, jnp.where(new > 0, new, 0.2 * new)], -1)
-    np.testing.assert_allclose(block.apply(variables, x), x + 0.2 * new, rtol=1e-12)
+    weights = block.apply(variables, method="weights")
+    np.testing.assert_allclose(block.apply(variables, x, weights), x + 0.2 * new, rtol=1e-12)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from srflow_jax.blocks import limited
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Place, kind
-from srflow_jax.ops.convolutions import Conv, normal_init, upsample_nearest
+from srflow_jax.ops.convolutions import Conv, leaky_relu, normal_init, upsample_nearest
 
 Array = jax.Array
 Trunk = tuple[Array, Array]  # the own map `[B, h, w, width]`, and the taps `[B, h, w, ...]`
@@ -90,11 +90,6 @@ def _below(own: Array, taps: Array, factor: int) -> Features:
   b, h, w, c = own.shape
   mean = own.reshape(b, h // factor, factor, w // factor, factor, c).mean((2, 4))
   return Features(mean, taps[:, ::factor, ::factor], 1)
-
-
-def leaky_relu(x: Array) -> Array:
-  """ESRGAN's activation, slope 0.2."""
-  return nn.leaky_relu(x, 0.2)
 
 
 def he_conv(features: int, gain: float = 1.0, fan_in: int = 64) -> Conv:

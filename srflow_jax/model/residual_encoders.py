@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from srflow_jax.blocks import limited
 from srflow_jax.model.bijectors import unsqueeze
-from srflow_jax.model.encoders import Encoder, Trunk, he_conv, leaky_relu
+from srflow_jax.model.encoders import Encoder, Trunk, he_conv
 from srflow_jax.model.features import Given
 from srflow_jax.model.kinds import kind
-from srflow_jax.ops.convolutions import conv, upsample_nearest
+from srflow_jax.ops.convolutions import conv, leaky_relu, relu, upsample_nearest
 from srflow_jax.ops.repeated import repeated
 
 Array = jax.Array
+DenseWeights = tuple[list[Array], Array]  # kernels `[3, 3, channels, O]` of each map, biases `[O]`
 
 # Where the skip around an RRDB's whole trunk starts. Weights of one are useless with the other.
 GLOBAL_SKIPS = ("last_block", "first_conv")
@@ -28,7 +29,9 @@ def run_blocks(
   """Runs equal blocks in a row and keeps the outputs of those that are tapped, and no others.
 
   Args:
-    blocks: a scan of blocks (`ops.repeated`) with methods `((x, kept), slot) -> ((x, kept), None)`.
+    blocks: a scan of blocks (`ops.repeated`). Its method `weights`, `(None) -> (None, weights)`,
+      arranges the parameters of all blocks before any of them runs, which itself is a call
+      `((x, kept), slot, weights) -> ((x, kept), None)`.
     x: what enters the first.
     num_blocks: how many there are.
     taps: 0-based numbers of the tapped ones.
@@ -40,12 +43,18 @@ def run_blocks(
   # Each block writes its output to its slot; those that are not tapped share one that is not read.
   slots = [order.index(i) if i in order else len(order) for i in range(num_blocks)]
   kept = jnp.zeros((len(order) + 1, *x.shape), x.dtype)
-  (x, kept), _ = blocks((x, kept), jnp.asarray(slots))
+  _, weights = blocks.weights(None)
+  weights = jax.tree.map(lambda leaf: leaf.astype(x.dtype), weights)
+  (x, kept), _ = blocks((x, kept), jnp.asarray(slots), weights)
   return x, jnp.concatenate([*kept[:-1]], -1) if order else x[..., :0]
 
 
 class DenseBlock(nn.Module):
-  """Five densely connected convolutions: `x + 0.2 * conv5([x, 4 maps])`."""
+  """Five densely connected convolutions: `x + 0.2 * conv5([x, 4 maps])`.
+
+  Each map is convolved once, for all the layers that see it: so a CPU gathers once what the kernels
+  see, and nothing concatenates maps. docs/speed.md and docs/gpu.md have the figures.
+  """
 
   width: int
   growth: int
@@ -56,24 +65,30 @@ class DenseBlock(nn.Module):
       he_conv(size, gain=0.1, fan_in=self.width + i * self.growth) for i, size in enumerate(sizes)
     ]
 
-  def __call__(self, x: Array) -> Array:
-    """Maps `[B, h, w, width]` to the same shape."""
-    # Each map is convolved once, for all the layers that see it: so a CPU gathers once what the
-    # kernels see, and nothing concatenates maps. docs/speed.md and docs/gpu.md have the figures.
-    sizes = [self.width] + [self.growth] * 4  # of x and of the maps
+  def weights(self) -> DenseWeights:
+    """For x and each of the four maps, the kernels over it of all layers that see it; biases."""
+    sizes = [self.width] + [self.growth] * 4
     starts = list(itertools.accumulate(sizes, initial=0))
     kernels, biases = zip(
       *(layer.weights(start) for layer, start in zip(self.convs, starts[1:], strict=True)),
       strict=True,
     )
-    new = x
-    sums = jnp.concatenate(biases).astype(x.dtype)  # of the layers still to come
-    for i, (start, size) in enumerate(zip(starts[:-1], sizes, strict=True)):
-      kernel = jnp.concatenate([k[:, :, start : start + size] for k in kernels[i:]], -1)
-      sums = sums + conv(new, kernel)
-      if i < 4:
-        new, sums = leaky_relu(sums[..., : self.growth]), sums[..., self.growth :]
-    return x + 0.2 * sums
+    of_maps = [
+      jnp.concatenate([k[:, :, start : start + size] for k in kernels[i:]], -1)
+      for i, (start, size) in enumerate(zip(starts[:-1], sizes, strict=True))
+    ]
+    return of_maps, jnp.concatenate(biases)
+
+  def __call__(self, x: Array, weights: DenseWeights) -> Array:
+    """Maps `[B, h, w, width]` to the same shape, with what `weights` gives, of x's type."""
+    kernels, biases = weights
+    parts = [conv(x, kernels[0]) + biases]  # what each map adds to the layers that see it
+    for layer, kernel in enumerate(kernels[1:]):
+      starts = range(layer * self.growth, -1, -self.growth)  # in the parts so far
+      own = [part[..., i : i + self.growth] for part, i in zip(parts, starts, strict=True)]
+      parts.append(conv(leaky_relu(sum(own[1:], own[0])), kernel))
+    last = [part[..., -self.width :] for part in parts]
+    return x + 0.2 * sum(last[1:], last[0])
 
 
 class RRDBBlock(nn.Module):
@@ -85,17 +100,23 @@ class RRDBBlock(nn.Module):
   def setup(self) -> None:
     self.dense_blocks = [DenseBlock(self.width, self.growth) for _ in range(3)]
 
-  def transform(self, x: Array) -> Array:
+  def weights(self, carry: None) -> tuple[None, list[DenseWeights]]:
+    """As `run_blocks` asks for."""
+    return carry, [block.weights() for block in self.dense_blocks]
+
+  def transform(self, x: Array, weights: list[DenseWeights]) -> Array:
     """Maps `[B, h, w, width]` to the same shape."""
     out = x
-    for block in self.dense_blocks:
-      out = block(out)
+    for block, of_block in zip(self.dense_blocks, weights, strict=True):
+      out = block(out, of_block)
     return x + 0.2 * out
 
-  def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+  def __call__(
+    self, carry: tuple[Array, Array], slot: Array, weights: list[DenseWeights]
+  ) -> tuple[tuple[Array, Array], None]:
     """As `run_blocks` asks for."""
     x, kept = carry
-    x = self.transform(x)
+    x = self.transform(x, weights)
     return (x, kept.at[slot].set(x)), None
 
 
@@ -107,11 +128,17 @@ class ResidualBlock(nn.Module):
   def setup(self) -> None:
     self.conv_0, self.conv_1 = (he_conv(self.width, fan_in=self.width) for _ in range(2))
 
+  def weights(self, carry: None) -> tuple[None, None]:
+    """As `run_blocks` asks for: they are used as they are."""
+    return carry, None
+
   def transform(self, x: Array) -> Array:
     """Maps `[B, h, w, width]` to the same shape."""
-    return x + self.conv_1(nn.relu(self.conv_0(x)))
+    return x + self.conv_1(relu(self.conv_0(x)))
 
-  def __call__(self, carry: tuple[Array, Array], slot: Array) -> tuple[tuple[Array, Array], None]:
+  def __call__(
+    self, carry: tuple[Array, Array], slot: Array, weights: None
+  ) -> tuple[tuple[Array, Array], None]:
     """As `run_blocks` asks for."""
     x, kept = carry
     x = self.transform(x)
@@ -123,7 +150,7 @@ def _blocks(
 ) -> type[nn.Module]:
   # The backward pass keeps the input of each block, and the buffer of tapped outputs only once.
   block = nn.remat(block, prevent_cse=False, methods=("transform",)) if remat else block
-  return repeated(block, num_blocks, {"__call__": False}, unroll=unroll)
+  return repeated(block, num_blocks, {"__call__": False}, batched=("weights",), unroll=unroll)
 
 
 def blocks_in_a_row(num_blocks: int) -> type[nn.Module]:

@@ -34,14 +34,14 @@ def conv(
 
   Args:
     x: images.
-    kernel: the kernel.
+    kernel: the kernel, of any floating type.
     padding: zeros before and after x's rows and columns. By default there are so many of them that
       a kernel of odd size leaves x's size as it is.
   """
   if padding is None:
     rows, columns = (side // 2 for side in kernel.shape[:2])
     padding = ((rows, rows), (columns, columns))
-  return conv_with_gradients(x, jnp.asarray(kernel, x.dtype), padding)
+  return conv_with_gradients(x, jnp.asarray(kernel), padding)
 
 
 class Conv(nn.Module):
@@ -86,6 +86,20 @@ def _relu_forward(x: Array) -> tuple[Array, Array]:
 
 
 relu.defvjp(_relu_forward, lambda y, grad: (jnp.where(y > 0, grad, 0),))
+
+
+@jax.custom_vjp
+def leaky_relu(x: Array) -> Array:
+  """ESRGAN's activation, slope 0.2. As `relu`'s, its gradient needs the result alone."""
+  return nn.leaky_relu(x, 0.2)
+
+
+def _leaky_relu_forward(x: Array) -> tuple[Array, Array]:
+  y = leaky_relu(x)
+  return y, y
+
+
+leaky_relu.defvjp(_leaky_relu_forward, lambda y, grad: (jnp.where(y >= 0, grad, 0.2 * grad),))
 
 
 def upsample_nearest(

@@ -33,13 +33,17 @@ _STRIPE_BYTES = 1.5e6  # of patches at a time: a fifth to ten times as many byte
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv_with_gradients(x: Array, kernel: Array, padding: Padding) -> Array:
-  """Convolves x with kernel; differentiable in reverse mode.
+  """Convolves x with kernel, in x's type; differentiable in reverse mode.
+
+  The backward pass keeps the kernel as it is given. If that is a parameter of a layer in a scan,
+  the scan then stacks no copy of it in x's type.
 
   Args:
     x: `[B, H, W, C]`.
-    kernel: `[ky, kx, C, O]`, of x's type.
+    kernel: `[ky, kx, C, O]`.
     padding: zeros before and after x's rows and columns.
   """
+  kernel = kernel.astype(x.dtype)
   if not _by_winograd(x, kernel.shape, padding):
     return _xla_conv(x, kernel, padding)
   return jax.lax.platform_dependent(
@@ -84,7 +88,11 @@ def _conv_backward(
       of_kernel = kernel_gradient(x, grad, padding)
     return input_gradient(kernel, grad, padding), of_kernel
 
-  return jax.lax.platform_dependent(*saved, grad, cpu=of_ours, default=of_jax)
+  x, kernel = saved
+  of_x, of_kernel = jax.lax.platform_dependent(
+    x, kernel.astype(x.dtype), grad, cpu=of_ours, default=of_jax
+  )
+  return of_x, of_kernel.astype(kernel.dtype)
 
 
 conv_with_gradients.defvjp(_conv_forward, _conv_backward)
