@@ -17,10 +17,11 @@ from models import random_images, random_params
 from srflow_jax.errors import InputError
 from srflow_jax.model import layers
 from srflow_jax.model.building import build_model
+from srflow_jax.model.checking import bijector, check_bijector, check_map, moved_params, normal
 from srflow_jax.model.encoders import Encoder
 from srflow_jax.model.features import Features, Given
-from srflow_jax.model.kinds import kind, kinds_of, place_of, read_part
-from srflow_jax.model.maps import Map
+from srflow_jax.model.kinds import Part, kind, kinds_of, place_of, read_part
+from srflow_jax.model.maps import Affine, Map, mapped
 from srflow_jax.model.mixers import Mixer, accurate_inverse, random_rotation
 from srflow_jax.model.nets import Net
 from srflow_jax.model.noises import Noise
@@ -124,10 +125,6 @@ def test_the_table_holds_every_kind():
     assert tested == ours, place
 
 
-def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
-  return jax.random.normal(jax.random.key(seed), shape, jnp.float64)
-
-
 # --- Maps: functions of one number. ---
 
 
@@ -139,14 +136,12 @@ def elementwise(request):
   return chosen, chosen.parameters(h), normal(1, (3, 40))
 
 
-def test_map_inverts_itself_and_knows_its_derivative(elementwise):
-  chosen, parameters, z = elementwise
-  y, log_derivative = chosen.forward(z, parameters)
-  back, inverse_log_derivative = chosen.inverse(y, parameters)
-  np.testing.assert_allclose(back, z, atol=1e-9)
-  np.testing.assert_allclose(log_derivative + inverse_log_derivative, 0, atol=1e-9)
-  derivative = jax.grad(lambda z: jnp.sum(chosen.forward(z, parameters)[0]))(z)
-  np.testing.assert_allclose(log_derivative, np.log(derivative), atol=1e-9)
+@pytest.mark.parametrize("block", KINDS[Map], ids=name_of)
+def test_map_inverts_itself_and_knows_its_derivative(block):
+  findings = list(check_map(read_part(Map, block, "map"), "it"))
+  assert len(findings) == 5
+  for finding in findings:
+    assert finding.error < 1e-9, finding
 
 
 @pytest.mark.parametrize("far", [1e3, -1e3])
@@ -214,42 +209,6 @@ DEFAULTS = {place: read_part(place, KINDS[place][0], place.place) for place in (
 ODD, EVEN = (2, 3, 5, 5), (1, 4, 4, 4)  # the first: odd sizes, an odd number of channels
 
 
-def bijector(place, block, shape):
-  """(module, call): `call(module, z, method)` is a map of z and returns (z, log_det)."""
-  c = shape[-1]
-
-  def told(module):
-    b, h, w, _ = fitting(module, shape)
-    features = Features(normal(7, (b, h, w, 3)), normal(8, (b, h, w, 2)), 1)
-    return features, Given(normal(9, (b, h, w, 3)), normal(10, (b, 2 * h, 2 * w, 3)))
-
-  made = read_part(place, block, place.place, DEFAULTS)
-  if place is layers.Layer:
-    module = made.unbound(channels=c, feature_channels=5)
-
-    def call(module, z, method):
-      features, given = told(module)
-      kernel = module.feature_kernel()
-      convolved = None if kernel is None else features.convolve(kernel)
-      context = module.own_context()
-      if context is None:
-        context = module.condition(convolved, features, given)
-      return getattr(module, method)(z, context)
-
-    return module, call
-
-  # A prior seen as a map of C channels to C channels: [kept, eps].
-  kept = c - c // 2
-  module = made.unbound(channels=c - kept, kept_channels=kept, feature_channels=5)
-
-  def call_prior(module, z, method):
-    context = module.condition(*told(module))
-    y, log_det = getattr(module, method)(z[..., kept:], z[..., :kept], context)
-    return jnp.concatenate([z[..., :kept], y], -1), log_det
-
-  return module, call_prior
-
-
 OF_LAYERS = [
   pytest.param(layers.Layer, {"kind": layer, key: block}, id=f"{layer}-{name_of(block)}")
   for layer, key, place in (
@@ -272,59 +231,13 @@ BIJECTORS = [
 BIJECTORS.append(pytest.param(Prior, "lr", (2, 3, 5, 6), id="prior-lr"))  # it maps 3 channels
 
 
-def fitting(module, shape):
-  """The shape, with sides that the module takes."""
-  b, h, w, c = shape
-  return b, *(-(-side // module.multiple) * module.multiple for side in (h, w)), c
-
-
-def moved_params(module, call, z):
-  """Parameters off their initial values, by so little that float64 can invert every map."""
-  variables = module.init(jax.random.key(1), z, "forward_and_log_det", method=call)
-  leaves, treedef = jax.tree.flatten(variables.get("params", {}))
-  return treedef.unflatten([x + 0.15 * normal(i, x.shape) for i, x in enumerate(leaves)])
-
-
 @pytest.mark.parametrize("place, block, shape", BIJECTORS)
 def test_bijector(place, block, shape):
   """Round trips, the log-det against the autodiff Jacobian, gradients."""
-  module, call = bijector(place, block, shape)
-  z = normal(0, fitting(module, shape))
-  params = moved_params(module, call, z)
-
-  def forward(params, z):
-    return module.apply({"params": params}, z, "forward_and_log_det", method=call)
-
-  @jax.jit
-  def everything(params, z):
-    inverse = lambda z: module.apply({"params": params}, z, "inverse_and_log_det", method=call)  # noqa: E731
-    y, log_det = forward(params, z)
-    # Images of a batch do not mix: the Jacobian of the sum over the batch holds each one's own.
-    jacobian = jax.jacobian(lambda z: forward(params, z)[0].sum(0))(z)
-
-    def loss(params):
-      y, log_det = forward(params, z)
-      return jnp.sum(jnp.sin(y)) + jnp.sum(log_det)
-
-    return (
-      y,
-      log_det,
-      inverse(y),
-      forward(params, inverse(z)[0])[0],
-      jacobian,
-      jax.grad(loss)(params),
-    )
-
-  _, log_det, (back, inverse_log_det), again, jacobian, gradients = everything(params, z)
-  np.testing.assert_allclose(back, z, atol=1e-8)
-  np.testing.assert_allclose(again, z, atol=1e-8)
-  np.testing.assert_allclose(log_det + inverse_log_det, 0, atol=1e-8)
-  size = z[0].size
-  for i in range(z.shape[0]):
-    of_image = jacobian[:, :, :, i].reshape(size, size)
-    np.testing.assert_allclose(log_det[i], np.linalg.slogdet(of_image)[1], atol=1e-6)
-  for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0), jax.tree_util.keystr(path)
+  findings = list(check_bijector(read_part(place, block, "it", DEFAULTS), "it", shape))
+  assert len(findings) == 4  # no parameter is without a gradient
+  for finding in findings:
+    assert finding.error < (1e-6 if "Jacobian" in finding.what else 1e-8), finding
 
 
 def test_actnorm_normalises_its_first_batch():
@@ -348,7 +261,7 @@ def test_noise_of_levels_is_one_noise_in_hr_and_lr():
 
 
 def test_no_noise_is_noise_of_level_zero():
-  layer, call = bijector(layers.Layer, "noise_coupling", ODD)
+  layer, call = bijector(read_part(layers.Layer, "noise_coupling", "layer", DEFAULTS), ODD[-1])
   params = moved_params(layer, call, normal(0, ODD))
   told = lambda given: layer.apply(  # noqa: E731
     {"params": params},
@@ -657,6 +570,94 @@ def test_what_cannot_be_built_is_refused_by_name(parts, message):
     return
   with pytest.raises(InputError, match=message):
     build_model(flow_config(**parts))
+
+
+class Wrong(Affine):
+  """Its log-derivative is too large by a half, in both directions, so that they agree."""
+
+  def scale(self, s):
+    return jnp.exp(s)
+
+  def forward(self, z, parameters):
+    y, log_derivative = super().forward(z, parameters)
+    return y, log_derivative + 0.5
+
+  def inverse(self, y, parameters):
+    z, log_derivative = super().inverse(y, parameters)
+    return z, log_derivative - 0.5
+
+
+class Shifted(Affine):
+  """Its inverse is another map's."""
+
+  def scale(self, s):
+    return jnp.exp(s)
+
+  def inverse(self, y, parameters):
+    z, log_derivative = super().inverse(y, parameters)
+    return z + 1.0, log_derivative
+
+
+class Unused(layers.ActNorm):
+  """A parameter of it changes nothing."""
+
+  def forward_and_log_det(self, z, context=None):
+    bias, _ = self._bias_and_logs(z)
+    return z + bias, jnp.zeros(len(z))
+
+  def inverse_and_log_det(self, z, context=None):
+    bias, _ = self._bias_and_logs(z)
+    return z - bias, jnp.zeros(len(z))
+
+
+def test_what_does_not_hold_is_found():
+  def wrong(findings):
+    return {finding.what for finding in findings if not finding.holds}
+
+  assert wrong(check_map(Wrong(), "wrong")) == {"log-derivative less that by autodiff"}
+  assert {"z → y → z", "z → y → z at 1000, relative"} <= wrong(check_map(Shifted(), "shifted"))
+  net = DEFAULTS[Net]
+  coupling = Part(layers.Coupling, (("map", Wrong()), ("net", net), ("sees_features", True)))
+  of_jacobian = "log-det less that of the Jacobian by autodiff"
+  assert wrong(check_bijector(coupling, "coupling")) == {of_jacobian}
+  coupling = coupling.replace(map=Shifted())
+  assert wrong(check_bijector(coupling, "coupling")) == {"z → y → z", "y → z → y"}
+  (dead,) = wrong(check_bijector(Part(Unused), "unused"))
+  assert dead == "gradient of logs, which is zero or not finite"
+
+
+def test_a_class_that_cannot_stand_at_its_place_is_refused_at_once():
+  for base, own, message in (
+    (Map, {"forward": None, "parameters": None}, "does not define inverse, numbers"),
+    (Affine, {}, "does not define scale"),
+    (layers.Layer, {"forward_and_log_det": lambda *_: None}, "does not define inverse"),
+    (layers.SplitCoupling, {}, "does not define seen_channels"),
+    (
+      Affine,
+      {"scale": lambda *_: None, "__annotations__": {"least": float}, "least": 0.1},
+      r"must be a dataclass: put @dataclasses.dataclass\(frozen=True\) on it",
+    ),
+  ):
+    with pytest.raises(TypeError, match=f"the {base.place} 'mine', {message}"):
+      kind("mine")(type("Mine", (base,), own))
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_map_that_gives_other_shapes_is_named(inverse):
+  class Summed(Shifted):
+    def forward(self, z, parameters):
+      return z, jnp.sum(z, -1)
+
+    def inverse(self, y, parameters):
+      return y.astype(jnp.float32), y
+
+  what = (
+    r"inverse: the result is float32 \[2, 3\]"
+    if inverse
+    else (r"forward: the log-derivative is float64 \[2\]")
+  )
+  with pytest.raises(InputError, match=rf"Summed.{what}, z is float64 \[2, 3\]"):
+    mapped(Summed(), jnp.zeros((2, 3)), None, inverse)
 
 
 def test_one_kind_of_a_name():

@@ -11,6 +11,7 @@ from srflow_jax.model.bijectors import Grid, LogDet, by_channel, note_inverse_fa
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import kind
 from srflow_jax.model.layers import MapLayer, SplitCoupling
+from srflow_jax.model.maps import mapped
 from srflow_jax.model.nets import property_of
 from srflow_jax.ops.convolutions import conv
 
@@ -92,7 +93,7 @@ class CheckerboardCoupling(MapLayer):
   def forward_and_log_det(self, z: Grid, context: Array) -> tuple[Grid, LogDet]:
     """See the base class."""
     mask, parameters = self._mask_and_parameters(z, context)
-    y, log_derivative = self.map.forward(z, parameters)
+    y, log_derivative = mapped(self.map, z, parameters)
     log_derivative = jnp.where(mask, log_derivative, 0)
     note_inverse_factor(self, -log_derivative, of_map=True)
     return jnp.where(mask, y, z), sum_event(log_derivative)
@@ -100,5 +101,5 @@ class CheckerboardCoupling(MapLayer):
   def inverse_and_log_det(self, z: Grid, context: Array) -> tuple[Grid, LogDet]:
     """See the base class."""
     mask, parameters = self._mask_and_parameters(z, context)
-    y, log_derivative = self.map.inverse(z, parameters)
+    y, log_derivative = mapped(self.map, z, parameters, inverse=True)
     return jnp.where(mask, y, z), sum_event(jnp.where(mask, log_derivative, 0))

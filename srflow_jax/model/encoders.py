@@ -4,6 +4,7 @@ An encoder computes a *trunk* at LR resolution once: its own map, and taps of ea
 come the features at each resolution and, of encoders that have one, a super-resolution of its own.
 """
 
+import abc
 import math
 from typing import ClassVar
 
@@ -41,11 +42,13 @@ class Encoder(nn.Module, Place, kw_only=True):
   unroll: bool = False
 
   @property
+  @abc.abstractmethod
   def feature_channels(self) -> int:
     """Channels of the features at any resolution."""
     raise NotImplementedError
 
   @property
+  @abc.abstractmethod
   def reach(self) -> int:
     """LR pixels beyond which what it sees changes a sample by less than a quarter of a grey level.
 
@@ -53,6 +56,7 @@ class Encoder(nn.Module, Place, kw_only=True):
     """
     raise NotImplementedError
 
+  @abc.abstractmethod
   def trunk(self, given: Given) -> Trunk:
     """The encoder's own map at LR resolution, and its taps."""
     raise NotImplementedError

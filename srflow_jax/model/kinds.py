@@ -10,12 +10,14 @@ it. A kind says where it belongs by its base class, and what it is called by a d
     config.model.conditioner = {"kind": "shallow", "width": 16}
 
 The fields that the class itself declares are the keys of the block, with their types and limits
-(`srflow_jax.blocks`). A block without `kind` is of the published kind. A class may live in any
-module: those in `config.plugins` are imported before a model is built.
+(`srflow_jax.blocks`). What its place leaves open it must define. A block without `kind` is of the
+published kind. A class may live in any module: those in `config.plugins` are imported before a
+model is built.
 """
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -53,7 +55,12 @@ def place_of(cls: type) -> type:
 
 
 def kind(name: str) -> Callable[[C], C]:
-  """Registers a class under a name, as a kind of the place that it is derived from."""
+  """Registers a class under a name, as a kind of the place that it is derived from.
+
+  Raises:
+    TypeError: the class lacks something that its place asks for, or is no dataclass.
+    ValueError: another module has a kind of this name.
+  """
 
   def register(cls: C) -> C:
     kinds = _KINDS.setdefault(place_of(cls), {})
@@ -62,12 +69,24 @@ def kind(name: str) -> Callable[[C], C]:
       raise ValueError(
         f"{cls.__module__}: the {place_of(cls).place} {name!r} exists, in {known.__module__}"
       )
+    what = f"{cls.__module__}.{cls.__qualname__}, the {place_of(cls).place} {name!r}"
+    if missing := [attribute for attribute in dir(cls) if _is_open(cls, attribute)]:
+      raise TypeError(f"{what}, does not define {', '.join(missing)}")
+    fields = {field.name for field in dataclasses.fields(cls)}
+    annotated = inspect.get_annotations(cls).items()  # its own, not those that it inherits
+    if {field for field, said in annotated if "ClassVar" not in str(said)} - fields:
+      raise TypeError(f"{what}, must be a dataclass: put @dataclasses.dataclass(frozen=True) on it")
     cls.kind = name
     cls.has_published_names = cls.__dict__.get("has_published_names", False)  # not inherited
     kinds[name] = cls
     return cls
 
   return register
+
+
+def _is_open(cls: type, attribute: str) -> bool:
+  """Whether a class leaves something abstract."""
+  return getattr(inspect.getattr_static(cls, attribute), "__isabstractmethod__", False)
 
 
 def kinds_of(place: type) -> Mapping[str, type]:

@@ -9,6 +9,7 @@ so the two log-determinants of one point sum to zero. A layer's context is what 
 the LR image: `condition` computes it once, and it serves every sample.
 """
 
+import abc
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -27,7 +28,7 @@ from srflow_jax.model.bijectors import (
 )
 from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, Place, kind, part
-from srflow_jax.model.maps import Map
+from srflow_jax.model.maps import Map, mapped
 from srflow_jax.model.mixers import Mixer, Mixing
 from srflow_jax.model.nets import Net, property_of, radius_of
 from srflow_jax.ops.convolutions import AnyArray
@@ -87,10 +88,12 @@ class Layer(nn.Module, Place, kw_only=True):
     """
     return None
 
+  @abc.abstractmethod
   def forward_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """Maps z towards the latents."""
     raise NotImplementedError
 
+  @abc.abstractmethod
   def inverse_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """Maps it back."""
     raise NotImplementedError
@@ -232,13 +235,13 @@ class Injector(MapLayer):
 
   def forward_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
-    z, log_derivative = self.map.forward(z, context)
+    z, log_derivative = mapped(self.map, z, context)
     note_inverse_factor(self, -log_derivative, of_map=True)
     return z, sum_event(log_derivative)
 
   def inverse_and_log_det(self, z: Grid, context: Any) -> tuple[Grid, LogDet]:
     """See the base class."""
-    z, log_derivative = self.map.inverse(z, context)
+    z, log_derivative = mapped(self.map, z, context, inverse=True)
     return z, sum_event(log_derivative)
 
 
@@ -253,6 +256,7 @@ class SplitCoupling(MapLayer):
   """
 
   @property
+  @abc.abstractmethod
   def seen_channels(self) -> int:
     """Channels of u; 0 for none."""
     raise NotImplementedError
@@ -271,14 +275,14 @@ class SplitCoupling(MapLayer):
   def forward_and_log_det(self, z: Grid, context: Array | None) -> tuple[Grid, LogDet]:
     """See the base class."""
     a, b = z[..., : self.keep], z[..., self.keep :]
-    b, log_derivative = self.map.forward(b, self._parameters(a, context))
+    b, log_derivative = mapped(self.map, b, self._parameters(a, context))
     note_inverse_factor(self, -log_derivative, of_map=True)
     return jnp.concatenate([a, b], -1), sum_event(log_derivative)
 
   def inverse_and_log_det(self, z: Grid, context: Array | None) -> tuple[Grid, LogDet]:
     """See the base class."""
     a, b = z[..., : self.keep], z[..., self.keep :]
-    b, log_derivative = self.map.inverse(b, self._parameters(a, context))
+    b, log_derivative = mapped(self.map, b, self._parameters(a, context), inverse=True)
     return jnp.concatenate([a, b], -1), sum_event(log_derivative)
 
 

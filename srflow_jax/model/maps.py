@@ -7,9 +7,11 @@ each pixel. `parameters` computes from them what both directions need, whatever 
     y, log_derivative = map.forward(z, p)     # z, y, log_derivative [..., C]
     z, log_derivative = map.inverse(y, p)     # log_derivative of the *inverse*
 
-Where h is zero, as it is at initialisation, a map should be near the identity.
+Where h is zero, as it is at initialisation, a map should be near the identity. Those of the package
+are a line there, and where z is far from zero.
 """
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from srflow_jax.blocks import limited
+from srflow_jax.errors import InputError
 from srflow_jax.model.kinds import Place, kind
 from srflow_jax.ops.convolutions import AnyArray
 
@@ -37,21 +40,43 @@ class Map(Place):
   published: ClassVar[str] = "sigmoid"
 
   @property
+  @abc.abstractmethod
   def numbers(self) -> int:
     """How many numbers it needs for each channel."""
     raise NotImplementedError
 
+  @abc.abstractmethod
   def parameters(self, h: Numbers) -> Any:
     """What both directions take, from a net's numbers."""
     raise NotImplementedError
 
+  @abc.abstractmethod
   def forward(self, z: Values, parameters: Any) -> tuple[Values, Values]:
     """Maps z; returns also the logarithm of the derivative."""
     raise NotImplementedError
 
+  @abc.abstractmethod
   def inverse(self, y: Values, parameters: Any) -> tuple[Values, Values]:
     """Maps y back; returns also the logarithm of the inverse's derivative."""
     raise NotImplementedError
+
+
+def mapped(elementwise: Map, z: Values, parameters: Any, inverse: bool = False) -> tuple[Any, Any]:
+  """Maps z, or maps it back, and sees that each number has a result and a log-derivative.
+
+  Raises:
+    InputError: the map's class gives arrays of other shapes or of another type than z's.
+  """
+  results = (elementwise.inverse if inverse else elementwise.forward)(z, parameters)
+  wanted = (jnp.shape(z), jnp.result_type(z))
+  for what, array in zip(("result", "log-derivative"), results, strict=True):
+    if (jnp.shape(array), jnp.result_type(array)) != wanted:
+      cls = type(elementwise)
+      raise InputError(
+        f"{cls.__module__}.{cls.__qualname__}.{'inverse' if inverse else 'forward'}: the {what} is "
+        f"{jnp.result_type(array)} {list(jnp.shape(array))}, z is {wanted[1]} {list(wanted[0])}"
+      )
+  return results
 
 
 class Affine(Map):
@@ -59,6 +84,7 @@ class Affine(Map):
 
   numbers: ClassVar[int] = 2
 
+  @abc.abstractmethod
   def scale(self, s: Values) -> Values:
     """The scale, above 0."""
     raise NotImplementedError

@@ -5,6 +5,7 @@ it (`layers.Mix`) applies them. The inverse is computed in float64, unless a kin
 way.
 """
 
+import abc
 from typing import ClassVar
 
 import flax.linen as nn
@@ -62,6 +63,7 @@ class Mixer(nn.Module, Place, kw_only=True):
 
   channels: int
 
+  @abc.abstractmethod
   def matrix_and_log_det(self) -> tuple[Matrix, Float[Array, ""]]:
     """W and log|det W|."""
     raise NotImplementedError

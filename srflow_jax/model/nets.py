@@ -6,6 +6,7 @@ sum of one over a and one over u; a net that has one may give its kernel over u 
 and the convolution is then computed once for an LR image, together with those of all other nets.
 """
 
+import abc
 from typing import ClassVar
 
 import flax.linen as nn
@@ -53,6 +54,7 @@ class Net(nn.Module, Place, kw_only=True):
     """A first convolution's kernel over u, `[3, 3, feature_channels, O]`; None: there is none."""
     return None
 
+  @abc.abstractmethod
   def __call__(self, a: Array | None, u: Array | None) -> Array:
     """Returns h `[B, H, W, out]`, of the parameters' type, whatever type the net computes in.
 

@@ -3,6 +3,7 @@
 `config.data.noise` names the kind. Validation, likelihoods and sampling add none.
 """
 
+import abc
 import dataclasses
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ class Noise(Place):
     """Variance of what is added to a value of HR in [0, 1]; None if it is not always the same."""
     return None
 
+  @abc.abstractmethod
   def add(self, key: Array, hr: Array, lr: Array) -> tuple[Array, Given]:
     """Adds noise.
 

@@ -7,6 +7,7 @@ normal that may be given the channels that the split keeps, the features, both o
     rest, log_det = prior.inverse_and_log_det(eps, kept, context)   # latents → image
 """
 
+import abc
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -67,10 +68,12 @@ class Prior(nn.Module, Place, kw_only=True):
     """Computes what the prior needs of the LR image, once for all samples."""
     return None
 
+  @abc.abstractmethod
   def forward_and_log_det(self, rest: Grid, kept: Kept | None, context: Any) -> tuple[Grid, LogDet]:
     """Maps rest to eps; kept is None at the end of the flow."""
     raise NotImplementedError
 
+  @abc.abstractmethod
   def inverse_and_log_det(self, eps: Grid, kept: Kept | None, context: Any) -> tuple[Grid, LogDet]:
     """Maps it back."""
     raise NotImplementedError

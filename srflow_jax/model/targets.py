@@ -4,6 +4,7 @@ Most are `hr - base`, where the base is computed from the LR image alone; what t
 the base added. A shift has no log-det, so likelihoods of all of them are those of HR images.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
@@ -38,6 +39,7 @@ class Target(Place):
     """Channels of the flow's image, and HR size over its size."""
     return 3, 1
 
+  @abc.abstractmethod
   def base(self, lr: Array, scale: int, super_resolve: Callable[[], Array]) -> Array | None:
     """What the two methods below need of LR: what is subtracted from HR; None for zero.
 
