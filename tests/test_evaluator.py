@@ -13,8 +13,9 @@ from configs import base
 from fakes import SCALE, SIGMA, FakeModel, fake_params, pair
 from srflow_jax import evaluation
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import luma, metrics
-from srflow_jax.evaluation.evaluator import request_of
+from srflow_jax.evaluation import luma, marks, metrics
+from srflow_jax.evaluation.evaluator import Scores, request_of
+from srflow_jax.evaluation.report import Row
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
 from srflow_jax.ops.resize import bicubic_resize
@@ -231,3 +232,14 @@ def test_a_real_model_s_samples_and_nll():
   assert 0 <= scores.round_trip_error < 0.1
   # At these parameters all scales are near sigmoid(2) + 1e-4, and matrices near rotations.
   assert 1 / 0.881 < scores.largest_inverse_factor < 3
+
+
+def test_a_flow_that_does_not_invert_itself_is_named():
+  def row(name, error):
+    return Row(name, "W", (8, 8), Scores(0.0, 0.0, (), (), round_trip_error=error))
+
+  assert marks.sentences([row("a", None), row("b", 1.9)]) == []
+  assert marks.sentences([row("a", 0.1), row("b", 50.04), row("c", float("nan"))]) == [
+    "The flow does not invert itself, image → latents → image differs: W: b (by 50 grey levels), "
+    "W: c (by nan grey levels)."
+  ]
