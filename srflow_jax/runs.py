@@ -4,6 +4,7 @@ W/config.json     the resolved configuration
 W/data.json       what its images were, told by names and sizes
 W/parameters.txt  a table of the model's parameters, to be read by people
 W/lock            held by the process that trains
+W/plugins.json    the digests of the modules in `config.plugins`, as the run was made with them
 W/imported.json   of what file its first weights are, if they were imported
 W/temperature.json the temperature that a search chose
 W/progress.json   the step of the latest checkpoint that was saved, and a word that marks the run
@@ -27,6 +28,7 @@ from srflow_jax.blocks import as_mapping, limited, read
 from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json, write_json
+from srflow_jax.model.kinds import plugin_digest
 from srflow_jax.sampling.temperatures import Temperature, parse_temperature, temperature_text
 
 # Fields that a run may change when it goes on; all others decide what its numbers mean.
@@ -35,7 +37,7 @@ MAY_CHANGE += ("keep_checkpoints", "keep_best", "eval_temperature", "profile_ste
 MAY_CHANGE += ("data.cache_mb", "data.num_workers", "optim.accumulation_steps", "compute.remat")
 MAY_CHANGE += ("compute.unroll",)
 
-_IMPORTED = "imported.json"
+_IMPORTED, _PLUGINS = "imported.json", "plugins.json"
 
 
 def workdir_path(workdir: str | os.PathLike) -> pathlib.Path:
@@ -109,8 +111,26 @@ def is_imported(workdir: pathlib.Path) -> bool:
 
 
 def write_config(workdir: pathlib.Path, config: Config | Mapping[str, Any]) -> None:
-  """Writes the configuration, whole or not at all; `InputError` if it cannot be written."""
-  write_json(workdir / "config.json", read_config(config).to_dict())
+  """Writes the configuration and what its plugins are; `InputError` if it cannot be written."""
+  config = read_config(config)
+  if config.plugins:
+    write_json(workdir / _PLUGINS, {name: plugin_digest(name) for name in config.plugins})
+  write_json(workdir / "config.json", config.to_dict())
+
+
+def plugin_changes(workdir: pathlib.Path, config: Config) -> list[str]:
+  """The plugins of a configuration whose source is not what a run was made with, a line for each.
+
+  Raises:
+    InputError: the run's note of them is damaged.
+  """
+  path = workdir / _PLUGINS
+  noted = as_mapping(read_json(path), str(path)) if path.exists() else {}
+  return [
+    f"plugins: the source of {name} has changed"
+    for name in config.plugins
+    if name in noted and noted[name] != plugin_digest(name)
+  ]
 
 
 def load_config(workdir: pathlib.Path) -> Config:
@@ -144,7 +164,8 @@ def check_config(workdir: pathlib.Path, config: Config, allow_change: bool) -> N
   """
   if not (workdir / "config.json").exists():
     return
-  _refuse_or_warn(workdir, config_differences(load_config(workdir), config), allow_change)
+  differences = config_differences(load_config(workdir), config)
+  _refuse_or_warn(workdir, differences + plugin_changes(workdir, config), allow_change)
 
 
 @dataclasses.dataclass(frozen=True)

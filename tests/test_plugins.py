@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ import srflow_jax
 from fakes import write_hr
 from models import random_images, random_params
 from srflow_jax.config import read_config
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, InputWarning
 from srflow_jax.model.building import build_model
+from srflow_jax.model.kinds import plugin_digest
+from srflow_jax.runs import check_config, write_config
 from srflow_jax.sampling.budget import Plan, Request
 from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
@@ -46,6 +49,29 @@ def test_a_run_that_does_not_name_its_plugins_is_refused():
   config = read_config(values)
   with pytest.raises(InputError, match=r"config\.plugins must name plugin_kinds, where the "):
     start.check(config, build_model(config.model))
+
+
+def test_a_plugin_that_changed_since_is_told(workdir, tmp_path, monkeypatch):
+  module = tmp_path / "changing_kind.py"
+  module.write_text("least = 0.5\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  values = runs.get_config()
+  values.plugins = ("changing_kind",)
+  config = read_config(values)
+  (tmp_path / "W").mkdir()
+  write_config(tmp_path / "W", config)
+  check_config(tmp_path / "W", config, allow_change=False)
+  module.write_text("least = 0.3\n")
+  check_config(tmp_path / "W", config, allow_change=False)  # what counts is what was imported
+  plugin_digest.cache_clear()
+  with pytest.raises(InputError, match="plugins: the source of changing_kind has changed; --allow"):
+    check_config(tmp_path / "W", config, allow_change=False)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", InputWarning)
+    srflow_jax.load(workdir)
+  monkeypatch.setattr(srflow_jax.runs, "plugin_digest", lambda name: "another")
+  with pytest.warns(InputWarning, match="source of plugin_kinds has changed since this run was"):
+    srflow_jax.load(workdir)
 
 
 def test_a_run_of_plugins_is_evaluated_by_its_workdir_alone(workdir, tmp_path):

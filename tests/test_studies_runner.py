@@ -305,6 +305,17 @@ def test_a_study_that_changed_since_it_began_is_refused(what, study, photographs
   record.begin(study, tmp_path)
 
 
+def test_a_study_s_plugins_may_not_change_under_it(photographs, tmp_path, monkeypatch):
+  values = studies_tiny.get_study()
+  values["base"].plugins = ("plugin_kinds",)
+  study = read_study(values, **{f"{name}_dir": photographs for name in ("hr", "train", "val")})
+  record.begin(study, tmp_path)
+  record.begin(study, tmp_path)
+  monkeypatch.setattr(record, "plugin_digest", lambda name: "another")
+  with pytest.raises(InputError, match=r"plugins\.plugin_kinds: '[0-9a-f]+' → 'another'"):
+    record.begin(study, tmp_path)
+
+
 def test_tables_of_rows(tmp_path):
   path = tmp_path / "rows.csv"
   rows = [

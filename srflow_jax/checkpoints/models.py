@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import time
+import warnings
 from typing import Any, Literal
 
 import jax
@@ -17,10 +18,10 @@ from srflow_jax.checkpoints.reading import (
   validation_loss,
 )
 from srflow_jax.config import Config
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, InputWarning
 from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.model.model import Model
-from srflow_jax.runs import load_config, workdir_path
+from srflow_jax.runs import load_config, plugin_changes, workdir_path
 
 _TRIES = 10  # to find a checkpoint that the run beside does not delete meanwhile
 
@@ -58,6 +59,8 @@ def load_run(
   """
   workdir = workdir_path(workdir)
   config = load_config(workdir)
+  for change in plugin_changes(workdir, config):
+    warnings.warn(f"{workdir}: {change} since this run was made", InputWarning, stacklevel=2)
   model = build_model(config.model, config.compute)
   like = abstract_params(model)
   for _ in range(_TRIES):

@@ -16,8 +16,12 @@ model is built.
 """
 
 import dataclasses
+import functools
+import hashlib
 import importlib
 import inspect
+import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -179,10 +183,28 @@ def import_plugins(modules: Iterable[str]) -> None:
   for module in modules:
     try:
       importlib.import_module(module)
+      plugin_digest(module)
     except Exception as error:  # whatever a researcher's module may raise
       raise InputError(
         f"config.plugins: {module} cannot be imported: {type(error).__name__}: {error}"
       ) from error
+
+
+@functools.cache
+def plugin_digest(module: str) -> str:
+  """The SHA-256 of the source of a module, as it was imported; of a package, of all its modules.
+
+  A class may change under the runs that were made with it: their configurations name it all the
+  same.
+  """
+  imported = sys.modules[module]
+  own = pathlib.Path(inspect.getfile(imported))
+  files = sorted(own.parent.rglob("*.py")) if hasattr(imported, "__path__") else [own]
+  digest = hashlib.sha256()
+  for file in files:
+    digest.update(f"{file.relative_to(own.parent)}\n".encode())
+    digest.update(file.read_bytes())
+  return digest.hexdigest()
 
 
 def read_part(

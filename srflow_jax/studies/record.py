@@ -11,6 +11,7 @@ from typing import Any
 from srflow_jax.blocks import as_mapping
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json, write_json
+from srflow_jax.model.kinds import plugin_digest
 from srflow_jax.runs import config_differences
 from srflow_jax.studies.planning import StudyPlan, plan
 from srflow_jax.studies.study import Study
@@ -29,6 +30,9 @@ def _of(planned: StudyPlan) -> dict[str, Any]:
     "seeds": list(study.seeds),
     "learning_rates": list(study.learning_rates),
     "evaluation": dataclasses.asdict(study.evaluation),
+    "plugins": {
+      name: plugin_digest(name) for config in planned.configs.values() for name in config.plugins
+    },
     "variants": {name: config.to_dict() for name, config in planned.configs.items()},
   }
 
@@ -82,7 +86,8 @@ def begin(study: Study, folder: pathlib.Path) -> StudyPlan:
   now = _of(planned)
   for name in now:
     if name != "variants":
-      differences += _differences(name, record.get(name), now[name])
+      unknown = now[name] if name == "plugins" else None  # earlier versions did not note them
+      differences += _differences(name, record.get(name, unknown), now[name])
   if not differences:
     for name, config in planned.configs.items():
       said = config_differences(record["variants"][name], config)
