@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 import warnings
@@ -250,6 +251,8 @@ def run(
           file=sys.stderr,
         )
         _exit(USAGE_ERROR)
+      if place := _last_foreign_frame(error):
+        error.add_note(f"at {place}")  # stands last, below what may be a hundred lines
       if not _is_distributed():
         raise
       traceback.print_exc()
@@ -263,6 +266,19 @@ def _run(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> No
   argv = _parse(sys.argv, flag_values)
   _cache_compilations()
   main(argv)
+
+
+def _last_foreign_frame(error: BaseException) -> str:
+  """Where an error arose in a module of the user's, such as a plugin; "" if in none."""
+  others = {pathlib.Path(sys.argv[0]).absolute(), pathlib.Path(__file__).parent}
+  others |= {pathlib.Path(path) for path in sysconfig.get_paths().values()}  # of libraries
+  own = [
+    frame
+    for frame in traceback.extract_tb(error.__traceback__)
+    if (file := pathlib.Path(frame.filename).absolute()).is_file()
+    and not others & {file, *file.parents}
+  ]
+  return f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}" if own else ""
 
 
 def _began_here(failed: threading.ExceptHookArgs) -> bool:

@@ -1,5 +1,6 @@
 """How commands start and end: signals, Ctrl-C, memory, no home, two in one process."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -89,6 +90,16 @@ def test_ctrl_c_ends_with_one_line(monkeypatch, capsys):
 def test_faults_of_ours_are_not_hidden(monkeypatch):
   with pytest.raises(ZeroDivisionError):
     run(lambda argv: 1 / 0, monkeypatch)
+
+
+def test_a_fault_of_a_plugin_names_its_line_last(tmp_path, monkeypatch):
+  module = tmp_path / "faulty_kind.py"
+  module.write_text("import json\n\n\ndef forward(z):\n  return json.loads(z)\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  forward = importlib.import_module("faulty_kind").forward
+  with pytest.raises(json.JSONDecodeError) as raised:
+    run(lambda argv: forward("{"), monkeypatch)
+  assert raised.value.__notes__ == [f"at {module}:5, in forward"]
 
 
 def test_all_is_put_back_afterwards(monkeypatch):
