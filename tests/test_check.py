@@ -1,5 +1,6 @@
 """The command that checks a configuration's flow."""
 
+import importlib
 import sys
 
 import jax
@@ -56,3 +57,12 @@ def test_all_parts_of_a_flow_and_of_plugins_are_checked():
   assert all(finding.holds for finding in findings)
   names = {finding.part for finding in findings}
   assert {"map soft", "layer mixer (triangular)", "prior shifted", "the whole flow"} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x4_da_d", "x4_srflow", "x4_hcflow", "x4_null_space"])
+def test_configurations_of_full_size_hold(name):
+  config = importlib.import_module(f"configs.{name}").get_config()
+  with jax.enable_x64(True):
+    findings = list(check_model(build_model(config.model)))
+  assert [finding for finding in findings if not finding.holds] == []

@@ -7,6 +7,7 @@ far out.
 
 import importlib
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -234,7 +235,7 @@ BIJECTORS.append(pytest.param(Prior, "lr", (2, 3, 5, 6), id="prior-lr"))  # it m
 @pytest.mark.parametrize("place, block, shape", BIJECTORS)
 def test_bijector(place, block, shape):
   """Round trips, the log-det against the autodiff Jacobian, gradients."""
-  findings = list(check_bijector(read_part(place, block, "it", DEFAULTS), "it", shape))
+  findings = list(check_bijector(read_part(place, block, "it", DEFAULTS), "it", shape, math.inf))
   assert len(findings) == 4  # no parameter is without a gradient
   for finding in findings:
     assert finding.error < (1e-6 if "Jacobian" in finding.what else 1e-8), finding
@@ -262,7 +263,7 @@ def test_noise_of_levels_is_one_noise_in_hr_and_lr():
 
 def test_no_noise_is_noise_of_level_zero():
   layer, call = bijector(read_part(layers.Layer, "noise_coupling", "layer", DEFAULTS), ODD[-1])
-  params = moved_params(layer, call, normal(0, ODD))
+  params = moved_params(layer, call, normal(0, ODD), math.inf)
   told = lambda given: layer.apply(  # noqa: E731
     {"params": params},
     None,
