@@ -108,6 +108,14 @@ REFUSED = {
     "its seconds are of '1 x TPU'",
   ),
   "an unknown degradation": ({"evaluation": {"degraded": ["rain"]}}, "one of 'jpeg20', 'noise10'"),
+  "a degradation that is no list": (
+    {"evaluation": {"degraded": 1}},
+    "degraded is 1: it must be a list of texts, each one of 'jpeg20', 'noise10'",
+  ),
+  "a rate that is no list": (
+    {"learning_rates": 1e-3},
+    "learning_rates is 0.001: it must be a list of numbers, each above 0",
+  ),
   "a field of no study": ({"colour": 1}, "unknown key study.colour"),
   "no such images": ({"base": None}, "study.base is None"),
 }
