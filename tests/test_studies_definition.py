@@ -188,3 +188,21 @@ def test_operations_and_what_they_buy(photographs):
   half = dataclasses.replace(optim, encoder_frozen_fraction=0.5)
   steps = costs._steps_within(budget.flops, frozen, dataclasses.replace(two, optim=half))
   assert steps == 14  # 7 at half the price and 7 at the whole
+
+
+@pytest.mark.slow
+def test_a_step_of_each_phase_is_compiled_once_and_timed(photographs, monkeypatch):
+  config = plan(definition(photographs)).configs["base"]
+  optim = dataclasses.replace(config.optim, encoder_init="x", encoder_frozen_fraction=0.5)
+  config = dataclasses.replace(config, optim=optim)
+  made, make = [], costs.make_train_step
+
+  def noted(model, config, parts):
+    made.append(parts)
+    return make(model, config, parts)
+
+  monkeypatch.setattr(costs, "make_train_step", noted)
+  monkeypatch.setattr(costs, "starting_params", lambda config, model: {})
+  timed = costs.measured(config)
+  assert made == [("flow",), ("encoder", "flow")]
+  assert timed.seconds.frozen > 0 < timed.seconds.full and timed.memory_bytes > 0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srflow_jax.evaluation.report import human_count
+from srflow_jax.evaluation.report import human_count, human_seconds
 from srflow_jax.studies.outcome import DONE_BY, METRICS, Metric, StudyResults
 from srflow_jax.studies.receptive_field import HIDDEN, RADII, radius_reached
 from srflow_jax.studies.statistics import Comparison, Interval, t_interval
@@ -48,7 +48,7 @@ def results(
         name if name == BICUBIC else _with_seeds(outcome, name),
         human_count(None if params is None else round(params)),
         _written(outcome.of_all_rates(name, "train_flops"), "{:.2e}"),
-        _hours(outcome.of_all_rates(name, "train_seconds"), outcome.device),
+        human_seconds(outcome.of_all_rates(name, "train_seconds") if outcome.device else None),
         _written(outcome.fastest(name, "time") if outcome.device else None, "{:.2f}s"),
         *(_mean(outcome.of_runs(name, metric.name), metric.form, name) for metric in METRICS),
         _written(outcome.mean(name, "skipped"), "{:g}"),
@@ -304,9 +304,3 @@ def _interval(interval: Interval, form: str) -> str:
   if math.isnan(interval.low):
     return "-"
   return f"[{form.format(interval.low)}, {form.format(interval.high)}]"
-
-
-def _hours(seconds: float | None, device: str | None) -> str:
-  if seconds is None or device is None:
-    return "-"
-  return f"{seconds / 3600:.1f}h" if seconds >= 3600 else f"{seconds / 60:.1f}min"
