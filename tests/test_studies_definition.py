@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ import studies_tiny
 from srflow_jax.errors import InputError
 from srflow_jax.studies import costs, each
 from srflow_jax.studies.planning import changed, plan, variant_configs
-from srflow_jax.studies.study import Budget, load_study, read_study
+from srflow_jax.studies.study import DEGRADATIONS, Budget, load_study, read_study
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,16 @@ def test_refused_in_one_line_before_anything_runs(case, photographs):
   with pytest.raises(InputError) as refused:
     plan(definition(photographs, **fields))
   assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_examples_of_the_page_are_a_study():
+  page = (runs.ROOT / "docs" / "studies.md").read_text()
+  study, fields = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  names = {}
+  exec(study, names)
+  values = names["get_study"]() | eval(f"{{{fields}}}")
+  evaluation = read_study(values).evaluation
+  assert evaluation.degraded == DEGRADATIONS and evaluation.receptive_field_images > 0
 
 
 @pytest.mark.parametrize("name", ["seed_x4", "seed_x8", "seed_small", "couplings_small"])
