@@ -190,6 +190,8 @@ def test_operations_and_what_they_buy(photographs):
   each_base, each_two = costs.flops(base), costs.flops(two)
   assert each_base.frozen == 0 < each_base.full < each_two.full
   assert each_base.of_run(base) == studies_tiny.STEPS * each_base.full
+  untimed = costs.measured(base, timed=False)
+  assert untimed.seconds == costs.PerStep(0, 0) and untimed.memory_bytes > 0
   budget = Budget(flops=10.5 * each_two.full)
   assert costs.steps_of(budget, two) == 10
   assert costs.steps_of(budget, base) == math.floor(budget.flops / each_base.full)
