@@ -35,7 +35,7 @@ _DRY_RUN = flags.DEFINE_bool(
 _TFLOPS = flags.DEFINE_float(
   "tflops",
   0.0,
-  "With --dry_run: predicts hours at so many 10^12 operations a second; 0: times a few steps here.",
+  "With --dry_run: predicts times at so many 10^12 operations a second; 0: times a few steps here.",
   lower_bound=0.0,
   flag_values=_FLAGS,
 )

@@ -28,6 +28,7 @@ _READ = "read"  # keys of a field's metadata
 _LIMITS = "limits"
 
 _NOUNS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+_PLURALS = {bool: "True or False", int: "whole numbers", float: "numbers", str: "texts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +166,8 @@ def _has_default(field: dataclasses.Field) -> bool:
 def _value(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> Any:
   if _READ in metadata:
     return metadata[_READ](value, where)
-  value = _typed(value, kind, where)
   limits = metadata.get(_LIMITS)
+  value = _typed(value, kind, where, limits)
   if limits is not None and value is not None:
     for item in value if isinstance(value, tuple) else (value,):
       if not limits.hold(item):
@@ -174,17 +175,20 @@ def _value(value: Any, kind: Any, metadata: Mapping[str, Any], where: str) -> An
   return value
 
 
-def _typed(value: Any, kind: Any, where: str) -> Any:
+def _typed(value: Any, kind: Any, where: str, limits: Limits | None = None) -> Any:
+  """A value of a type, or `InputError`; the limits are only named, where a list is missing."""
   if isinstance(kind, types.UnionType):
     kinds = [k for k in typing.get_args(kind) if k is not type(None)]
     if value is None and len(kinds) < len(typing.get_args(kind)):
       return None
     matching = (k for k in kinds if type(value) is k)
-    return _typed(value, next(matching, kinds[0]), where)
+    return _typed(value, next(matching, kinds[0]), where, limits)
   if typing.get_origin(kind) is tuple:
-    if not isinstance(value, list | tuple):
-      raise InputError(f"{where} is {_shown(value)}: it must be a list")
     item = typing.get_args(kind)[0]
+    if not isinstance(value, list | tuple):
+      each = f", each {limits}" if limits else ""
+      items = _PLURALS.get(item, "blocks")
+      raise InputError(f"{where} is {_shown(value)}: it must be a list of {items}{each}")
     return tuple(_typed(v, item, f"{where}[{i}]") for i, v in enumerate(value))
   if dataclasses.is_dataclass(kind):
     return read(typing.cast(type, kind), value, where)

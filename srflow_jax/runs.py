@@ -10,6 +10,7 @@ W/temperature.json the temperature that a search chose
 W/progress.json   the step of the latest checkpoint that was saved, and a word that marks the run
 W/checkpoints/    see `srflow_jax.checkpoints`; W/damaged_checkpoints/ those that were set aside
 W/events.out...   of TensorBoard; profiles lie in W/plugins/
+W/metrics.csv     the numbers in them, as rows of step, name and value
 W/evaluation/, W/search/  what `evaluate.py` writes if no other folder is given
 """
 

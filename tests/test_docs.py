@@ -4,6 +4,7 @@ import importlib
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 
 import jax
@@ -101,6 +102,13 @@ def test_commands_name_programs_flags_fields_and_configurations_that_exist(page,
     assert name in flags_of(program), (page.name, command)
     if value.startswith("configs/") and name == "config":
       assert (ROOT / value.split(":")[0]).exists(), value
+
+
+def test_make_installs_the_package_itself(tmp_path):
+  """So the README's lines of Python work in any folder; by `-e`, with the repository's weights."""
+  make = ["make", "--dry-run", "install", f"VENV={tmp_path}"]
+  said = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+  assert re.search(r"pip .*install .*--no-deps -e \.$", said, re.MULTILINE), said
 
 
 def test_the_example_of_the_readme_is_a_model(tmp_path, monkeypatch):

@@ -57,6 +57,14 @@ def test_latex_has_the_published_layout():
   assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [10, 12, 12, 12]
 
 
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [(None, "-"), (0.0096, "0.0096s"), (2.59, "2.6s"), (90, "1.5min"), (3600, "1.0h")],
+)
+def test_times_have_the_unit_of_their_size(seconds, text):
+  assert report.human_seconds(seconds) == text
+
+
 def test_plots_are_of_what_was_measured():
   one, _ = summary_of({"bicubic": (None, 1), "m": (0.9, 1)})
   assert list(plots(one)) == ["LPIPS against PSNR"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ import studies_tiny
 from srflow_jax.errors import InputError
 from srflow_jax.studies import costs, each
 from srflow_jax.studies.planning import changed, plan, variant_configs
-from srflow_jax.studies.study import Budget, load_study, read_study
+from srflow_jax.studies.study import DEGRADATIONS, Budget, load_study, read_study
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,14 @@ REFUSED = {
     "its seconds are of '1 x TPU'",
   ),
   "an unknown degradation": ({"evaluation": {"degraded": ["rain"]}}, "one of 'jpeg20', 'noise10'"),
+  "a degradation that is no list": (
+    {"evaluation": {"degraded": 1}},
+    "degraded is 1: it must be a list of texts, each one of 'jpeg20', 'noise10'",
+  ),
+  "a rate that is no list": (
+    {"learning_rates": 1e-3},
+    "learning_rates is 0.001: it must be a list of numbers, each above 0",
+  ),
   "a field of no study": ({"colour": 1}, "unknown key study.colour"),
   "no such images": ({"base": None}, "study.base is None"),
 }
@@ -119,6 +128,16 @@ def test_refused_in_one_line_before_anything_runs(case, photographs):
   with pytest.raises(InputError) as refused:
     plan(definition(photographs, **fields))
   assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_examples_of_the_page_are_a_study():
+  page = (runs.ROOT / "docs" / "studies.md").read_text()
+  study, fields = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  names = {}
+  exec(study, names)
+  values = names["get_study"]() | eval(f"{{{fields}}}")
+  evaluation = read_study(values).evaluation
+  assert evaluation.degraded == DEGRADATIONS and evaluation.receptive_field_images > 0
 
 
 @pytest.mark.parametrize("name", ["seed_x4", "seed_x8", "seed_small", "couplings_small"])
@@ -171,6 +190,8 @@ def test_operations_and_what_they_buy(photographs):
   each_base, each_two = costs.flops(base), costs.flops(two)
   assert each_base.frozen == 0 < each_base.full < each_two.full
   assert each_base.of_run(base) == studies_tiny.STEPS * each_base.full
+  untimed = costs.measured(base, timed=False)
+  assert untimed.seconds == costs.PerStep(0, 0) and untimed.memory_bytes > 0
   budget = Budget(flops=10.5 * each_two.full)
   assert costs.steps_of(budget, two) == 10
   assert costs.steps_of(budget, base) == math.floor(budget.flops / each_base.full)
@@ -180,3 +201,21 @@ def test_operations_and_what_they_buy(photographs):
   half = dataclasses.replace(optim, encoder_frozen_fraction=0.5)
   steps = costs._steps_within(budget.flops, frozen, dataclasses.replace(two, optim=half))
   assert steps == 14  # 7 at half the price and 7 at the whole
+
+
+@pytest.mark.slow
+def test_a_step_of_each_phase_is_compiled_once_and_timed(photographs, monkeypatch):
+  config = plan(definition(photographs)).configs["base"]
+  optim = dataclasses.replace(config.optim, encoder_init="x", encoder_frozen_fraction=0.5)
+  config = dataclasses.replace(config, optim=optim)
+  made, make = [], costs.make_train_step
+
+  def noted(model, config, parts):
+    made.append(parts)
+    return make(model, config, parts)
+
+  monkeypatch.setattr(costs, "make_train_step", noted)
+  monkeypatch.setattr(costs, "starting_params", lambda config, model: {})
+  timed = costs.measured(config)
+  assert made == [("flow",), ("encoder", "flow")]
+  assert timed.seconds.frozen > 0 < timed.seconds.full and timed.memory_bytes > 0

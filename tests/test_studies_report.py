@@ -1,14 +1,17 @@
 """Reports, from rows made by hand: what is averaged, paired, bold, and drawn."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import tiny
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
+from srflow_jax.evaluation.plots import draw_plot
 from srflow_jax.images import write_png
 from srflow_jax.studies import plots as studies_plots
 from srflow_jax.studies import tables
@@ -230,6 +233,20 @@ def test_other_tables():
   assert len(differences.cells) == 1 + 2 * len(METRICS)
 
 
+@pytest.mark.parametrize("gain", [4e-4, -0.1, float("nan")])
+def test_a_radius_is_of_a_gain_in_every_seed(gain):
+  rows = [
+    dataclasses.replace(row, value=gain)
+    if (row.variant, row.seed, row.metric) == ("wide", 1, "rise_lr/0")
+    else row
+    for row in study_rows()
+  ]
+  table = tables.receptive_fields(StudyResults(rows, record()))
+  radii = {name: line["LR: 95 % radius"] for name, line in shown(table).items()}
+  assert radii == {"base": "2", "wide": "-", "worse": "2"}
+  assert "less than 0.0005 for any of the seeds" in table.note
+
+
 def test_plots_are_pngs(monkeypatch):
   monkeypatch.setattr(studies_plots, "METRICS", METRICS[:1] + METRICS[3:4])
   made = plots(StudyResults(study_rows(), record()))
@@ -238,6 +255,24 @@ def test_plots_are_pngs(monkeypatch):
   assert "nll against receptive field" in made
   assert "nll against floating-point operations of training" not in made  # all have the same
   assert all(png.startswith(b"\x89PNG") for png in made.values())
+
+
+def test_a_plot_s_legend_is_beside_the_data_and_whole():
+  drawn = []
+
+  def width(name):
+    def points(axes):
+      axes.plot([0, 1], [0, 1], label=name)
+      drawn.append(axes)
+
+    return Image.open(io.BytesIO(draw_plot(points))).width
+
+  short, long = width("da"), width(64 * "w")
+  legends = [axes.get_legend().get_window_extent() for axes in drawn]
+  for axes, legend in zip(drawn, legends, strict=True):
+    assert legend.x0 > axes.get_window_extent().x1
+  scale = 110 / drawn[0].figure.dpi  # the PNG's dots an inch over those of the extents
+  assert long - short == pytest.approx(scale * (legends[1].width - legends[0].width), rel=0.02)
 
 
 def test_the_report_is_a_function_of_its_files(tmp_path, monkeypatch):

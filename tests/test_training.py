@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import pathlib
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
+from srflow_jax.training.events import TABLE, event_writer
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
 from srflow_jax.training.step import create_state, make_train_step
@@ -146,6 +148,55 @@ def test_a_run_is_seen_in_tensorboard(run):
   tags = runs.scalars(workdir).keys()
   assert {"train/nll", "train/learning_rate", "train/skipped"} <= tags
   assert any(tag.startswith("validation/") for tag in tags)
+
+
+def table_of(workdir):
+  """The rows of `metrics.csv`: (step, name) and the number, in order."""
+  heading, *lines = (workdir / TABLE).read_text().splitlines()
+  assert heading == "step,name,value"
+  rows = [line.split(",") for line in lines]
+  return [((int(step), name), float(value)) for step, name, value in rows]
+
+
+def test_a_run_s_table_has_each_number_of_its_events_once(run):
+  _, workdir, _ = run
+  events = {
+    (step, tag): value for tag, by in runs.scalars(workdir).items() for step, value in by.items()
+  }
+  rows = table_of(workdir)
+  assert len(rows) == len(events) == len(dict(rows))
+  for place, value in rows:
+    np.testing.assert_allclose(value, events[place], rtol=1e-6)
+
+
+def test_a_table_goes_on_after_a_kill_without_a_step_twice(tmp_path):
+  def log(done, steps):
+    with event_writer(tmp_path, done) as writer:
+      for step in steps:
+        writer.add_scalar("train/nll", step / 3, step)
+        writer.add_scalar("validation/psnr", math.inf, step)
+        assert (tmp_path / TABLE).read_text().endswith(f"{step},validation/psnr,inf\n")  # at once
+
+  log(0, (1, 2, 3))
+  with open(tmp_path / TABLE, "a") as file:
+    file.write("4,train/nll,0.12")  # killed while it wrote
+  log(2, (3, 4))  # from the checkpoint of step 2
+  rows = table_of(tmp_path)
+  assert [step for (step, name), _ in rows if name == "train/nll"] == [1, 2, 3, 4]
+  assert len(rows) == 8 and dict(rows)[1, "train/nll"] == pytest.approx(1 / 3, rel=1e-8)
+  with open(tmp_path / TABLE, "a") as file:
+    file.write("\0\0,,\n9\n")  # damaged
+  log(4, ())
+  assert table_of(tmp_path) == rows
+  log(0, ())
+  assert table_of(tmp_path) == []
+
+
+def test_of_several_processes_the_first_alone_writes_a_table(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  with event_writer(tmp_path, 0) as writer:
+    writer.add_scalar("train/nll", 1.0, 1)
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_ends_as_the_whole_one(run, tmp_path, no_pictures):

@@ -104,17 +104,18 @@ def _over_samples(axes: Axes, curves: Mapping[str, tuple[str, Any]], what: str) 
 
 
 def draw_plot(plot: Callable[..., None], *arguments: Any) -> bytes:
-  """Draws one plot with a legend as a PNG file: `plot(axes, *arguments)`."""
-  figure = Figure(_SIZE, layout="constrained")
+  """Draws one plot as a PNG file, `plot(axes, *arguments)`, with a legend at its right."""
+  figure = Figure(_SIZE)
   axes: Axes = figure.subplots()
   plot(axes, *arguments)
   axes.grid(alpha=0.3)
   # Labels that are given are shown even if they start with an underscore, and dollar signs in them
   # do not start mathematics.
   labels = [printable(line.get_label()) for line in axes.lines]
-  legend = axes.legend(axes.lines, labels, fontsize="small", framealpha=0.5)
+  beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+  legend = axes.legend(axes.lines, labels, fontsize="small", **beside)
   for text in legend.get_texts():
     text.set_parse_math(False)
   file = io.BytesIO()
-  figure.savefig(file, format="png", dpi=_DPI)
+  figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight")  # as wide as the names
   return file.getvalue()

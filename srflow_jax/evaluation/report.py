@@ -304,3 +304,12 @@ def human_count(count: int | None) -> str:
   if count is None:
     return "-"
   return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"
+
+
+def human_seconds(seconds: float | None) -> str:
+  """A time in hours, minutes or seconds; '-' for None."""
+  if seconds is None:
+    return "-"
+  if seconds < 60:
+    return f"{seconds:.2g}s"
+  return f"{seconds / 60:.1f}min" if seconds < 3600 else f"{seconds / 3600:.1f}h"

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from srflow_jax.evaluation.report import human_count, markdown_table
+from srflow_jax.evaluation.report import human_count, human_seconds, markdown_table
 from srflow_jax.studies import claims, costs, receptive_field, record, slurm
 from srflow_jax.studies.planning import StudyPlan, plan, run_name, variant_configs
 from srflow_jax.studies.progress import Display
@@ -19,7 +19,7 @@ def dry_run(study: Study, tflops: float = 0.0) -> str:
 
   Args:
     study: the study.
-    tflops: 10^12 operations a second, to predict hours by; 0: a few steps of each are timed here.
+    tflops: 10^12 operations a second, to predict times by; 0: a few steps of each are timed here.
 
   Returns:
     A table in Markdown and what stands under it.
@@ -30,7 +30,7 @@ def dry_run(study: Study, tflops: float = 0.0) -> str:
   planned = plan(study)
   each = len(planned.runs) // len(planned.configs)
   heading = ["variant", "parameters", "steps", "training FLOPs", "memory", "receptive field"]
-  cells, total = [[*heading, "hours a run", "runs"]], 0.0
+  cells, total = [[*heading, "training a run", "runs"]], 0.0
   for name, config in planned.configs.items():
     measured = costs.measured(config, timed=not tflops)
     operations = costs.flops(config).of_run(config)
@@ -43,25 +43,30 @@ def dry_run(study: Study, tflops: float = 0.0) -> str:
         human_count(sum(costs.parameters(config).values())),
         f"{config.num_train_steps:,}",
         f"{operations:.2e}",
-        f"{measured.memory_bytes / 1e9:.3g} GB",
+        _human_bytes(measured.memory_bytes),
         ", ".join(str(side) for side in sides.values()) or "-",
-        f"{seconds / 3600:.3g}",
+        human_seconds(seconds),
         str(each),
       ]
     )
-  return f"{markdown_table(cells)}\n{_note(planned, tflops, total / 3600)}"
+  return f"{markdown_table(cells)}\n{_note(planned, tflops, total)}"
 
 
-def _note(planned: StudyPlan, tflops: float, hours: float) -> str:
+def _human_bytes(number: int) -> str:
+  return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+def _note(planned: StudyPlan, tflops: float, seconds: float) -> str:
   rate = (
     f"the operations at {tflops:g} x 10^12 a second, as stated by --tflops"
     if tflops
     else f"a few steps of each variant, timed on this machine ({costs.device_kind()})"
   )
   return (
-    f"{len(planned.runs)} runs with {planned.study.budget}, {hours:.3g} hours of training "
-    f"altogether; evaluation and compilation come on top. Hours are predicted from {rate}. Memory "
-    "is the compiler's figure for a step on this machine, parameters include the encoder's, and "
+    f"{len(planned.runs)} runs with {planned.study.budget}: {human_seconds(seconds)} of training "
+    "altogether; compilation, validation and evaluation of each run come on top and are not in "
+    f"these figures. Times are predicted from {rate}. Memory is "
+    "the compiler's figure for a step on this machine, parameters include the encoder's, and "
     "the receptive field is that of each stage and of all, in HR pixels a side."
   )
 

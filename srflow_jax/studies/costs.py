@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,30 +122,37 @@ def measured(config: Config, timed: bool = True) -> Measured:
     config: the variant's configuration.
     timed: whether steps are run; if not, their seconds are 0.
   """
+  model = build_model(config.model, config.compute)
+  state, batch = _on_devices(config, model) if timed else _shapes(config, model)
   seconds, memory = [], 0
-  for traced, parts in zip(_traced(config), _phases(config), strict=True):
-    if traced is None:
-      seconds.append(0.0)
+  for parts in _phases(config):
+    seconds.append(0.0)
+    if not parts:
       continue
-    program = traced.lower().compile()
+    program = make_train_step(model, config, parts).lower(state, batch).compile()
     memory = max(memory, program_bytes(program))
-    seconds.append(_median_seconds(config, parts) if timed else 0.0)
+    if timed:
+      taken = []
+      for _ in range(_TIMED_STEPS + 1):
+        begin = time.perf_counter()
+        state, _ = jax.block_until_ready(program(state, batch))
+        taken.append(time.perf_counter() - begin)
+      seconds[-1] = statistics.median(taken[1:])  # the first one warms up
   return Measured(PerStep(*seconds), memory)
 
 
-def _median_seconds(config: Config, parts: tuple[str, ...]) -> float:
-  model = build_model(config.model, config.compute)
+def _on_devices(config: Config, model: Model) -> tuple[Any, Any]:
+  """A run's first state and batch."""
   batch = start.first_batch(config, model.scale)
   state = start.initial_state(model, config, batch, starting_params(config, model))
   mesh = devices.data_mesh()
-  state, batch = devices.put_replicated(mesh, state), devices.put_batch(mesh, batch)
-  step = make_train_step(model, config, parts)
-  taken = []
-  for _ in range(_TIMED_STEPS + 1):
-    begin = time.perf_counter()
-    state, _ = jax.block_until_ready(step(state, batch))
-    taken.append(time.perf_counter() - begin)
-  return statistics.median(taken[1:])  # the first one compiles
+  return devices.put_replicated(mesh, state), devices.put_batch(mesh, batch)
+
+
+def _shapes(config: Config, model: Model) -> tuple[Any, Any]:
+  """The shapes of both."""
+  new_state = functools.partial(create_state, config.optim, key=jax.random.key(config.seed))
+  return jax.eval_shape(new_state, abstract_params(model)), _batch_shapes(config)
 
 
 def _phases(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -158,9 +166,7 @@ def _phases(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _traced(config: Config) -> list[jax.stages.Traced | None]:
   """A step of each phase, traced in shapes alone; None for a phase that there is not."""
   model = build_model(config.model, config.compute)
-  new_state = functools.partial(create_state, config.optim, key=jax.random.key(config.seed))
-  state = jax.eval_shape(new_state, abstract_params(model))
-  batch = _batch_shapes(config)
+  state, batch = _shapes(config, model)
   return [
     make_train_step(model, config, parts).trace(state, batch) if parts else None
     for parts in _phases(config)

@@ -65,8 +65,8 @@ def train(
   Args:
     config: a configuration as `configs/base.py` describes it.
     workdir: the run's folder, made if need be; it gets `config.json`, `data.json`,
-      `parameters.txt`, checkpoints and TensorBoard events. Several processes of one run must share
-      it.
+      `parameters.txt`, checkpoints, TensorBoard events and `metrics.csv`. Several processes of one
+      run must share it.
     allow_config_change: whether a run may go on with another configuration, or other images, than
       it was begun with.
 
