@@ -8,7 +8,8 @@
 The same command, started on any number of machines that share the workdir, or once for each GPU of
 one (CUDA_VISIBLE_DEVICES=0, 1, ...), divides the runs; given again, it goes on where it was.
 
-SIGTERM or SIGINT saves the state and ends it with status 75. The status is 4 if a run failed.
+SIGTERM, SIGINT or SIGHUP saves the state and ends it with status 75. The status is 4 if a run
+failed.
 """
 
 import pathlib

@@ -25,6 +25,9 @@ _ENCODER = flags.DEFINE_string(
   "Write the flow alone, in our own names, for an encoder that is known by this name: realsr.",
   flag_values=_FLAGS,
 )
+_OVERWRITE = flags.DEFINE_bool(
+  "overwrite", False, "Replace the file if it is there.", flag_values=_FLAGS
+)
 _LICENCE = flags.DEFINE_string(
   "licence", "", "The weights' licence, for the file's header.", flag_values=_FLAGS
 )
@@ -42,7 +45,10 @@ def main(argv: list[str]) -> None:
 
   facts = {"licence": _LICENCE.value, "origin": _ORIGIN.value}
   facts = {name: text for name, text in facts.items() if text}
-  print(export_weights(_WORKDIR.value, _FILE.value, _FLOAT16.value, facts, _ENCODER.value))
+  said = export_weights(
+    _WORKDIR.value, _FILE.value, _FLOAT16.value, facts, _ENCODER.value, _OVERWRITE.value
+  )
+  print(said)
 
 
 if __name__ == "__main__":

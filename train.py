@@ -11,7 +11,8 @@ own number. They share the workdir:
     python train.py ... --coordinator=HOST:PORT --num_processes=2 --process_id=0
     python train.py ... --coordinator=HOST:PORT --num_processes=2 --process_id=1
 
-SIGTERM or SIGINT saves the state and ends the run with status 75; a second one ends it at once.
+SIGTERM, SIGINT or SIGHUP (a closed terminal; not under nohup) saves the state and ends the run with
+status 75; a second SIGTERM or SIGINT ends it at once.
 """
 
 from absl import flags

@@ -13,7 +13,7 @@ from srflow_jax.evaluation.metrics import to_uint8
 from srflow_jax.images import to_rgb
 from srflow_jax.ops.consistency import make_consistent
 from srflow_jax.ops.resize import bicubic_resize
-from srflow_jax.sampling.budget import Request
+from srflow_jax.sampling.budget import Request, check_num_samples
 from srflow_jax.sampling.denoising import removable_variance
 from srflow_jax.sampling.sampler import Prepared, Sampler
 from srflow_jax.sampling.temperatures import (
@@ -219,8 +219,7 @@ class SuperResolution:
 
 def check_sampling(num_samples: int, temperature: Temperature, seed: int) -> None:
   """Raises `InputError` for settings that cannot be meant."""
-  if num_samples < 1:
-    raise InputError(f"num_samples is {num_samples}: it must be at least 1")
+  check_num_samples(num_samples)
   check_temperature(temperature)
   if not 0 <= seed < 2**32:
     raise InputError(f"seed is {seed}: it must be from 0 to {2**32 - 1}")

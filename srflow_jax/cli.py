@@ -3,10 +3,16 @@
 A user's mistake is reported in one line, with status 2. A run that a signal stopped, and that the
 same command continues, ends with status 75; other commands that Ctrl-C stopped, with 130.
 
+No work ends because what it prints cannot be written. That the reader has left, as in `| head`,
+changes nothing; that there is no room for standard output makes the status 2 where it were 0, once
+the work is done.
+
 Nothing of JAX is imported here before flags are read and signals are answered.
 """
 
 import contextlib
+import errno
+import io
 import os
 import pathlib
 import re
@@ -18,16 +24,18 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
 from absl import flags, logging
 
-from srflow_jax.errors import InputError, InputWarning, Interrupted
+from srflow_jax.errors import InputError, InputWarning, Interrupted, stop_signals
 from srflow_jax.sampling.temperatures import Temperature, parse_temperature
 
 USAGE_ERROR = 2
 INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
 CTRL_C = 130  # what shells make of SIGINT
+
+_AGAIN_SECONDS = 0.05
 
 flags.disclaim_key_flags()  # those that are defined here are of the module that asks for it
 
@@ -206,12 +214,92 @@ def _exit_now(status: int) -> None:
   os._exit(status)
 
 
+def end_interrupted(reason: str) -> NoReturn:
+  """Ends this process with status 75, out of a signal's handler."""
+  # Written by `os`, since the signal may come in the middle of a `print`.
+  with contextlib.suppress(OSError):  # nobody need read it
+    os.write(2, f"{reason}\n".encode())
+  os._exit(INTERRUPTED)
+
+
 def _stop_at_start(number: int, frame: FrameType | None) -> None:
   """Answers a signal that comes before training has a state to save, or after it has saved it."""
   del number, frame
-  # Written by `os`, since the signal may come in the middle of a `print`.
-  os.write(2, b"stopped by a signal while no step was running; the same command goes on\n")
-  os._exit(INTERRUPTED)
+  end_interrupted("stopped by a signal while no step was running; the same command goes on")
+
+
+def _again(unraisable: Any) -> None:
+  """Repeats a Ctrl-C whose exception came where Python drops any, as while garbage is collected."""
+  if issubclass(unraisable.exc_type, KeyboardInterrupt):
+    timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
+  else:
+    sys.__unraisablehook__(unraisable)
+
+
+class _Console(io.FileIO):
+  """A standard stream's descriptor, which loses what cannot be written.
+
+  Attributes:
+    error: What kept something from being written, unless it is that nobody reads any longer.
+  """
+
+  error: OSError | None = None
+
+  def __init__(self, number: int) -> None:
+    """Takes the descriptor's number; it stays open."""
+    super().__init__(number, "w", closefd=False)
+    self._is_terminal = self.isatty()
+
+  def write(self, data: Any, /) -> int | None:
+    """Writes bytes or loses them; see `io.RawIOBase`."""
+    try:
+      return super().write(data)
+    except OSError as error:
+      if error.errno != errno.EPIPE and not self._is_terminal:
+        self.error = error
+      return memoryview(data).nbytes
+
+
+@contextlib.contextmanager
+def _reader_not_needed() -> Iterator[_Console | None]:
+  """Lets the process's standard streams lose what cannot be written.
+
+  Yields:
+    That of standard output; None where it is not the process's own, as in a notebook.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:  # closed: the next file to be opened would be given what is printed
+      os.open(os.devnull, os.O_RDWR)
+  streams, consoles = {}, {}
+  for number, name in ((1, "stdout"), (2, "stderr")):
+    stream = getattr(sys, name)
+    if stream is getattr(sys, f"__{name}__"):
+      streams[name], consoles[name] = stream, _Console(number)
+      setattr(sys, name, _text_stream(consoles[name], stream))
+  try:
+    yield consoles.get("stdout")
+  finally:
+    for name, stream in streams.items():
+      getattr(sys, name).flush()
+      setattr(sys, name, stream)
+
+
+def _text_stream(console: _Console, like: TextIO | None) -> io.TextIOWrapper:
+  """A stream of texts as Python makes it; `like` is Python's, None where it was closed."""
+  if not isinstance(like, io.TextIOWrapper):
+    return io.TextIOWrapper(io.BufferedWriter(console), "utf-8", "backslashreplace")
+  unbuffered = isinstance(like.buffer, io.RawIOBase)  # python -u
+  return io.TextIOWrapper(
+    cast(BinaryIO, console) if unbuffered else io.BufferedWriter(console),
+    like.encoding,
+    like.errors,
+    line_buffering=like.line_buffering,
+    write_through=like.write_through,
+  )
 
 
 def run(
@@ -226,11 +314,15 @@ def run(
       answered before that.
     flag_values: the command's flags. Those of a command's own, rather than absl's global ones, let
       one process call several commands.
-    resumes: whether SIGTERM and SIGINT end the command with status 75 until it handles them.
+    resumes: whether SIGTERM, SIGINT and SIGHUP end the command with status 75 until it handles
+      them.
   """
-  with _answered(resumes):
+  with _reader_not_needed() as output, _answered(resumes):
     try:
       _run(main, flag_values)
+      sys.stdout.flush()
+      if output and output.error:
+        raise InputError(f"standard output: cannot be written: {output.error.strerror}")
     except Interrupted as stopped:
       import jax
 
@@ -294,9 +386,10 @@ def _answered(resumes: bool) -> Iterator[None]:
 
   A library whose thread fails raises that error in the main thread as well, which reports it.
   """
-  numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
+  numbers = stop_signals() if resumes else ()
   handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
   verbosity, hook = logging.get_verbosity(), threading.excepthook
+  unraisable = sys.unraisablehook
   shows = warnings.showwarning
 
   def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -308,10 +401,12 @@ def _answered(resumes: bool) -> Iterator[None]:
   warnings.showwarning = show
   logging.set_verbosity(logging.FATAL)
   threading.excepthook = lambda failed: hook(failed) if _began_here(failed) else None
+  sys.unraisablehook = _again
   try:
     yield
   finally:
     logging.set_verbosity(verbosity)
+    sys.unraisablehook = unraisable
     threading.excepthook = hook
     warnings.showwarning = shows
     for number, handler in handlers.items():

@@ -79,15 +79,16 @@ def enlarge_photographs(
 
   Raises:
     InputError: Something given cannot be used; before anything is drawn, except for damage that
-      shows only when a file is decoded.
+      shows only when a file is decoded. What is written by then is printed.
   """
   check_sampling(settings.num_samples, settings.temperature, settings.seed)
   if not paths:
     raise InputError("name the photographs to enlarge")
+  if not out:
+    raise InputError("--out= names no folder")
   paths = [pathlib.Path(path) for path in paths]
   sizes = [_checked_size(path) for path in paths]
   output = pathlib.Path(out)
-  _check_output(paths, output, settings)
   run = load_model(model)
   chosen = None
   if settings.use_chosen and model not in named.FINDERS:
@@ -101,6 +102,7 @@ def enlarge_photographs(
     raise InputError(f"scale is {settings.scale}: {model} enlarges by {scale}; give {others}")
   sampler = Sampler(run.model, run.params, settings.max_memory_gb)
   check_temperature(settings.temperature, run.model.num_latents)
+  _check_output(paths, output, settings)
   several = draws_noise(settings.temperature) and run.model.stochastic
   drawn = settings.num_samples if several else 1
   jobs = [
@@ -113,11 +115,16 @@ def enlarge_photographs(
   pixels = [scale**2 * math.prod(size) * drawn for size in sizes]
   lines, finite = [], True
   with tqdm(total=sum(pixels), unit="pixel", unit_scale=True, desc="enlarging") as bar:
-    for job in planned_ahead(jobs, _Job.plan):
-      with out_of_memory_named():
-        line, is_finite = job.run(bar)
-      lines.append(line)
-      finite &= is_finite
+    try:
+      for job in planned_ahead(jobs, _Job.plan):
+        with out_of_memory_named():
+          line, is_finite = job.run(bar)
+        lines.append(line)
+        finite &= is_finite
+    except BaseException:  # what ended it takes back nothing that was written
+      for line in lines:
+        bar.write(line)
+      raise
   if not finite:
     hint = "; a lower temperature may help" if several else ""
     lines.append(f"error: samples have values that are not finite{hint}")

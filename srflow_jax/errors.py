@@ -1,5 +1,7 @@
 """What ends a command early, a user's mistake or a signal, and what a user should know of it."""
 
+import signal
+
 
 class InputError(ValueError):
   """Something the user gave cannot be used: a path, an image, a flag, a configuration.
@@ -24,3 +26,9 @@ def one_line(error: BaseException, at_most: int = 200) -> str:
   """What an error of a library says, in one line of at most so many characters."""
   text = " ".join(str(error).split()) or type(error).__name__
   return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+  """The signals that end a run with its state saved: SIGHUP is none under `nohup`."""
+  ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  return signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,))

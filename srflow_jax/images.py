@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import os
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -30,6 +31,9 @@ from srflow_jax.files import regular_file, whole_file
 from srflow_jax.image_headers import bits_per_channel, has_late_orientation, is_complete
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+# Pillow warns of images of half as many pixels as it refuses, without their names.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # EXIF tag
 # What Pillow raises for damaged files, by format and by where the damage lies.
@@ -199,13 +203,22 @@ def check_image(file: BinaryIO, name: str) -> tuple[int, int]:
   """
   image = open_image(file, name)
   size = upright_size(image, file, name)
-  has_end = is_complete(image.format, file)
-  if has_end is False:
-    raise InputError(f"{name}: the image is truncated")
-  if has_end is None or image.has_transparency_data:
+  if not check_end(image, file, name) or image.has_transparency_data:
     file.seek(0)
     decode_image(file, name, size)
   return size
+
+
+def check_end(image: Image.Image, file: BinaryIO, name: str) -> bool:
+  """Whether an opened image's file ends as its format says; False where only decoding tells.
+
+  Raises:
+    InputError: It does not.
+  """
+  has_end = is_complete(image.format, file)
+  if has_end is False:
+    raise InputError(f"{name}: the image is truncated")
+  return bool(has_end)
 
 
 def check_bytes(file: BinaryIO, name: str, num_bytes: int) -> None:

@@ -132,8 +132,15 @@ def check_name(name: str, where: str) -> None:
   """
   if any(ord(character) < 32 or ord(character) == 127 for character in name):
     raise InputError(f"{shown(where)}: the name has a control character; rename it")
-  if shown(name) != name:
-    raise InputError(f"{shown(where)}: the name is not UTF-8; rename it")
+  check_utf8(name, where, "the name is not UTF-8; rename it")
+
+
+def check_utf8(text: str, where: str, reason: str = "not UTF-8") -> None:
+  """Refuses text that no file could hold; `where`, escaped, is what the message names."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    raise InputError(f"{shown(where)}: {reason}") from None
 
 
 def shown(path: str | os.PathLike) -> str:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from srflow_jax.errors import InputError
 from srflow_jax.files import regular_file, whole_file
 from srflow_jax.image_headers import bits_per_channel
-from srflow_jax.images import damage_named, open_image, profile_of, upright_size
+from srflow_jax.images import check_end, damage_named, open_image, profile_of, upright_size
 
 _GREY_MODES = ("1", "L", "LA")
 _NATIVE = "L" if sys.byteorder == "little" else "B"
@@ -75,17 +75,22 @@ def read_photograph(path: str | os.PathLike) -> Photograph:
 
 
 def photograph_size(path: str | os.PathLike) -> tuple[int, int]:
-  """Height and width of a photograph, upright, from its header.
+  """Height and width of a photograph, upright; only kinds of file that have no end are decoded.
 
   Raises:
-    InputError: It cannot be read, is no image, or its header tells a kind that is refused.
+    InputError: It cannot be read, is no image, is truncated, or its header tells a kind that is
+      refused.
   """
   name = os.fspath(path)
   with regular_file(path) as file:
     image = open_image(file, name, deep=True)
     if bits_per_channel(image, file) == 16:
       _check_deep(image, name)
-    return upright_size(image, file, name)
+    size = upright_size(image, file, name)
+    has_end = check_end(image, file, name)
+  if not has_end:
+    read_photograph(path)
+  return size
 
 
 def write_photograph(path: str | os.PathLike, photograph: Photograph) -> None:

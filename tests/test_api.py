@@ -144,6 +144,7 @@ def test_log_prob_is_the_model_s(model, workdir, pair):
   "call, message",
   [
     (lambda m, hr, lr: m.sample(lr, 0), "num_samples is 0"),
+    (lambda m, hr, lr: m.sample(lr, 1001), "num_samples is 1001: it must be at most 1000"),
     (lambda m, hr, lr: m.sample(lr, temperature=-1), "temperature is -1"),
     (lambda m, hr, lr: m.sample(lr, seed=-1), "seed is -1"),
     (lambda m, hr, lr: m.sample(lr[..., 0]), r"image has shape \(13, 17\)"),

@@ -1,5 +1,6 @@
 """How commands start and end: signals, Ctrl-C, memory, no home, two in one process."""
 
+import gc
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import pytest
@@ -18,7 +20,7 @@ from ml_collections import config_flags
 import runs
 from srflow_jax import cli, files
 from srflow_jax.config import read_config
-from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.errors import InputError, Interrupted, stop_signals
 from srflow_jax.evaluation import Settings
 
 
@@ -87,6 +89,86 @@ def test_ctrl_c_ends_with_one_line(monkeypatch, capsys):
   assert ended == [cli.CTRL_C] and capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.fixture
+def heeded():
+  """Signals that are ignored in the background, or under nohup, are not."""
+  handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+  before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+def test_a_ctrl_c_while_garbage_is_collected_is_not_lost(heeded, monkeypatch, capsys):
+  ended = []
+  monkeypatch.setattr(cli, "_exit_now", ended.append)
+
+  def interrupt(phase, info):
+    gc.callbacks.remove(interrupt)
+    signal.raise_signal(signal.SIGINT)
+
+  def main(argv):
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    time.sleep(10)
+
+  run(main, monkeypatch)
+  assert ended == [cli.CTRL_C] and capsys.readouterr().err == "interrupted\n"
+
+
+UNREAD = """
+import contextlib, os, sys, tqdm
+from absl import flags
+from srflow_jax import cli
+
+def main(argv):
+  print("told " * 20_000)  # more than a pipe and a buffer hold
+  for _ in tqdm.tqdm(range(3), mininterval=0):
+    tqdm.tqdm.write("a line")
+  with open(argv[1], "w") as file:
+    with contextlib.suppress(OSError):
+      os.write(2, b"what a library says")
+    file.write("done")
+
+cli._cache_compilations = lambda: None
+cli.run(main, flags.FlagValues())
+"""
+
+
+@pytest.mark.parametrize("flag", [[], ["-u"]])
+@pytest.mark.parametrize(
+  "redirection, status",
+  [
+    (">/dev/full", cli.USAGE_ERROR),
+    ("2>/dev/full", 0),
+    (">&-", 0),
+    ("2>&-", 0),
+    (">&- 2>&- <&-", 0),
+    ("| head", 0),
+    ("2>&1 | head", 0),
+  ],
+)
+def test_work_is_done_whether_or_not_what_it_prints_is_read(redirection, status, flag, tmp_path):
+  file, (reader, unread) = tmp_path / "file", os.pipe()
+  os.close(reader)  # as a head that has ended
+  redirection, _, piped = redirection.partition("|")
+  command = [sys.executable, *flag, "-c", UNREAD, str(file)]
+  result = subprocess.run(
+    ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+    cwd=runs.ROOT,
+    stdout=unread if piped else subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    timeout=runs.TIMEOUT,
+    check=False,
+  )
+  os.close(unread)
+  assert file.read_text() == "done" and result.returncode == status
+  assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
+  error = "error: standard output: cannot be written: No space left on device\n"
+  assert result.stderr.endswith(error) == (status != 0)
+
+
 def test_faults_of_ours_are_not_hidden(monkeypatch):
   with pytest.raises(ZeroDivisionError):
     run(lambda argv: 1 / 0, monkeypatch)
@@ -103,10 +185,18 @@ def test_a_fault_of_a_plugin_names_its_line_last(tmp_path, monkeypatch):
 
 
 def test_all_is_put_back_afterwards(monkeypatch):
-  numbers = (signal.SIGTERM, signal.SIGINT)
-  before = [signal.getsignal(number) for number in numbers], threading.excepthook
+  def found():
+    handlers = [signal.getsignal(number) for number in stop_signals()]
+    return handlers, threading.excepthook, sys.unraisablehook, sys.stdout, sys.stderr
+
+  before = found()
   run(lambda argv: None, monkeypatch, resumes=True)
-  assert before == ([signal.getsignal(number) for number in numbers], threading.excepthook)
+  assert before == found()
+
+
+def test_a_hangup_that_is_ignored_stays_so(heeded, monkeypatch):
+  signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  run(lambda argv: signal.raise_signal(signal.SIGHUP), monkeypatch, resumes=True)
 
 
 @pytest.fixture
@@ -229,8 +319,8 @@ def get_config():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_step_ends_with_75(number, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_the_first_step_ends_with_75(number, heeded, tmp_path):
   config = tmp_path / "mine.py"
   config.write_text(SIGNALLED.format(number=int(number)))
   result = subprocess.run(

@@ -229,6 +229,42 @@ def test_a_failed_preparation_keeps_what_is_whole_and_goes_on(tmp_path):
   assert not work.exists() and not (tmp_path / "set/progress").exists()
 
 
+@pytest.mark.parametrize(
+  "place, begun",
+  [("metadata.json", False), ("a.png", True), ("progress/a.png", True), ("photos/a.png", True)],
+)
+@pytest.mark.parametrize("gives_it", [False, True])
+def test_what_no_preparation_has_written_is_not_removed(place, begun, gives_it, tmp_path):
+  own = tmp_path / "set.incomplete" / place
+  write_png(own, noise(0))
+  if begun:
+    (tmp_path / "set.incomplete/progress").mkdir(exist_ok=True)
+  write_png(tmp_path / "photos/a.png", noise(1))
+  folder = own.parent if gives_it else tmp_path / "photos"
+  before = own.read_bytes()
+  with pytest.raises(InputError, match=r"set\.incomplete/.*: no preparation has written it"):
+    prepare(tmp_path / "set", {"train": SplitInputs([str(folder)])}, [4], 64, 0, 1)
+  assert own.read_bytes() == before
+
+
+def test_what_a_killed_preparation_has_left_is_removed(tmp_path):
+  write_png(tmp_path / "photos/a.png", noise(1))
+  work = tmp_path / "set.incomplete"
+  shard = "super_resolution_tiles-train.array_record-00001-of-00009"
+  left = [f"{shard}.part", shard, "features.json", f"progress/{shard}.json", "progress/.1f.partial"]
+  (work / "progress").mkdir(parents=True)
+  for name in left:
+    (work / name).write_text("half")
+  prepare(tmp_path / "set", {"train": SplitInputs([str(tmp_path / "photos")])}, [4], 64, 0, 1)
+  names = {path.name for path in (tmp_path / "set").iterdir()}
+  assert names == {
+    "super_resolution_tiles-train.array_record-00000-of-00001",
+    "features.json",
+    "dataset_info.json",
+    "metadata.json",
+  }
+
+
 def command(*arguments):
   return [sys.executable, str(ROOT / "prepare_data.py"), *arguments]
 

@@ -246,10 +246,14 @@ def a_photo(folder, name="a.png"):
   return folder / name
 
 
-def truncated(folder):
-  path = a_photo(folder)
-  path.write_bytes(path.read_bytes()[:40])
+def truncated(folder, name="a.png", end=40):
+  path = a_photo(folder, name)
+  path.write_bytes(path.read_bytes()[:end])
   return path
+
+
+def whole_and_cut(name):
+  return lambda folder: [a_photo(folder), truncated(folder, f"cut{name}", -30)]
 
 
 def text(folder):
@@ -273,6 +277,9 @@ MISTAKES = {
   "folder": (lambda f: f, {}, r"is a folder: name the photographs in it, as .*\*\.jpg"),
   "text": (text, {}, "t.png: not a PNG"),
   "damaged": (truncated, {}, r"a\.png"),
+  "cut": (whole_and_cut(".png"), {}, r"cut\.png: the image is truncated"),
+  "cut JPEG": (whole_and_cut(".jpg"), {}, r"cut\.jpg: the image is truncated"),
+  "cut TIFF": (whole_and_cut(".tif"), {}, r"cut\.tif: the image is damaged or truncated"),
   "floats": (float_tiff, {}, r"f\.tif: 32-bit images"),
   "twice": (lambda f: [a_photo(f), a_photo(f, "b/a.png")], {}, "under one name"),
   "there": (there_already, {}, r"out/a_01\.png is there already: give another --out"),
@@ -280,6 +287,7 @@ MISTAKES = {
              {"overwrite": True}, r"a_00\.png is a photograph that would be overwritten"),
   "scale": (a_photo, {"scale": 3}, "scale is 3: run enlarges by 4"),
   "samples": (a_photo, {"num_samples": 0}, "num_samples is 0"),
+  "many samples": (a_photo, {"num_samples": 10**8}, "num_samples is 100000000"),
   "temperature": (a_photo, {"temperature": -1.0}, "temperature is -1"),
   "name": (lambda f: a_photo(f, "x" * 248 + ".png"), {}, "too long a name"),
 }  # fmt: skip
@@ -293,6 +301,27 @@ def test_mistakes_are_one_line_before_anything_is_written(name, tmp_path):
   with pytest.raises(InputError, match=message) as error:
     enlarge(paths, tmp_path, **settings)
   assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*.png")) == before
+
+
+def test_damage_that_shows_when_decoded_takes_back_nothing_that_was_told(tmp_path, capsys):
+  whole, damaged = a_photo(tmp_path), a_photo(tmp_path, "b.png")
+  content = bytearray(damaged.read_bytes())
+  content[content.index(b"IDAT") + 20] ^= 0xFF
+  damaged.write_bytes(content)
+  with pytest.raises(InputError, match=r"b\.png: the image is damaged"):
+    enlarge([whole, damaged], tmp_path)
+  assert capsys.readouterr().out.startswith(f"{whole}: 17x13 to 68x52, ")
+
+
+@pytest.mark.parametrize("out", ["", "out"])
+def test_no_folder_is_made_or_taken_by_mistake(out, tmp_path, monkeypatch):
+  photograph = a_photo(tmp_path)
+  monkeypatch.chdir(tmp_path)
+  before = sorted(tmp_path.rglob("*"))
+  wrong = Settings(scale=None if not out else 3)
+  with pytest.raises(InputError, match="scale is 3" if out else "--out= names no folder"):
+    enlarge_photographs([photograph], "run", out, wrong)
+  assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_is_there_is_replaced_if_that_is_asked_for(tmp_path):

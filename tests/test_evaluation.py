@@ -369,6 +369,55 @@ def test_what_an_earlier_evaluation_wrote_is_removed(workdir, hr_dir):
     evaluate(num_samples=1)
 
 
+@pytest.mark.parametrize("kind", ["hr_dir", "lr_dir", "validation"])
+def test_images_that_an_earlier_evaluation_wrote_are_not_removed_as_its_output(
+  kind, workdir, hr_dir
+):
+  def evaluate(hr_dir, lr_dir=""):
+    chosen = evaluation.Settings(num_samples=1)
+    return run.evaluate_workdirs([str(workdir)], hr_dir, lr_dir, "", chosen, "")
+
+  evaluate(str(hr_dir))
+  output = workdir / "evaluation"
+  given = str(output / "samples" / "work")
+  before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+  if kind == "validation":
+    run.load_model("", None, True).config.data.val_dir = given
+  folders = {"hr_dir": (given,), "lr_dir": ("", given), "validation": ("",)}[kind]
+  with pytest.raises(InputError, match=r"one_00\.png is to be evaluated, and would be removed as"):
+    evaluate(*folders)
+  assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_the_folder_of_images_is_no_folder_for_output(workdir, hr_dir):
+  before = sorted(hr_dir.rglob("*"))
+  link = hr_dir.parent / "link"
+  link.symlink_to(hr_dir)
+  with pytest.raises(InputError, match="link is the folder of images: give another --output_dir"):
+    run.evaluate_workdirs(
+      [str(workdir)], str(hr_dir), "", str(link), evaluation.Settings(num_samples=1), ""
+    )
+  assert sorted(hr_dir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "sheets/two.png"])
+def test_what_is_no_evaluation_s_is_not_replaced(name, workdir, hr_dir):
+  own = workdir / "evaluation" / name
+  own.parent.mkdir(parents=True)
+  own.write_text("the user's")
+
+  def evaluate():
+    run.evaluate_workdirs([str(workdir)], str(hr_dir), "", "", evaluation.Settings(1), "")
+
+  with pytest.raises(InputError, match=f"{name} is there already, and is no evaluation's"):
+    evaluate()
+  assert own.read_text() == "the user's"
+  own.unlink()
+  evaluate()
+  evaluate()
+  assert own.exists()
+
+
 def test_one_evaluation_at_a_time_has_a_folder(workdir, hr_dir):
   holder = (
     "import pathlib, sys, srflow_jax.runs as runs\n"

@@ -178,6 +178,7 @@ def test_values_that_exploded_are_counted(hr_dir, flow):
   "wrong, message",
   [
     ({"num_samples": 0}, "num_samples is 0"),
+    ({"num_samples": 10**8}, "num_samples is 100000000: it must be at most 1000"),
     ({"temperature": -0.1}, "temperature is -0.1"),
     ({"temperature": math.nan}, "temperature is nan"),
     ({"seed": -1}, "seed is -1"),

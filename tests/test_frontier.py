@@ -174,3 +174,8 @@ def test_notes_are_read_as_they_were_written(tmp_path):
 def test_searches_that_cannot_be_meant(workdirs, lr_dir, count, message, workdir):
   with pytest.raises(InputError, match=message):
     run.search_workdir(workdirs, "", lr_dir, "", evaluation.Settings(num_samples=count))
+
+
+def test_a_search_does_not_write_among_its_images(workdir, hr_dir):
+  with pytest.raises(InputError, match="hr is the folder of images: give another --output_dir"):
+    run.search_workdir(["a"], str(hr_dir), "", str(hr_dir), evaluation.Settings(num_samples=2))

@@ -1,5 +1,7 @@
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -382,3 +384,12 @@ def test_write_png(tmp_path):
     images.write_png(path / "b.png", gradient())
   with pytest.raises(ValueError, match="uint8"):
     images.write_png(path, gradient() / 255)
+
+
+def test_a_large_image_is_no_warning_without_a_name(tmp_path):
+  side = int(1.1 * Image.MAX_IMAGE_PIXELS**0.5)
+  path = write(tmp_path / "large.png", Image.new("1", (side, side)))
+  program = "import sys; from srflow_jax import images; print(images.image_size(sys.argv[1]))"
+  command = [sys.executable, "-c", program, str(path)]
+  said = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert said.stdout == f"({side}, {side})\n" and not said.stderr

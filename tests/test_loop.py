@@ -11,10 +11,10 @@ import pytest
 import runs
 from srflow_jax import checkpoints
 from srflow_jax.data import describe
-from srflow_jax.errors import InputError, Interrupted
+from srflow_jax.errors import InputError, Interrupted, stop_signals
 from srflow_jax.images import write_png
-from srflow_jax.training import loop
-from srflow_jax.training.signals import SIGNALS
+from srflow_jax.training import devices, loop
+from srflow_jax.training.signals import StopRequest
 from srflow_jax.training.validation import Validation
 
 
@@ -114,16 +114,29 @@ def test_a_run_without_a_checkpoint_goes_back_to_its_start(feed, tmp_path):
 def test_a_signal_saves_the_running_step_and_the_run_goes_on(feed, tmp_path):
   feed()
   whole = loop.train(config_of(steps=6), str(tmp_path / "whole"))
-  handlers = [signal.getsignal(number) for number in SIGNALS]
+  handlers = [signal.getsignal(number) for number in stop_signals()]
   feed(drawn=lambda step: signal.raise_signal(signal.SIGINT) if step == 5 else None)
   with pytest.raises(Interrupted, match="after step 3; the same command goes on from step 3"):
     loop.train(config_of(steps=6), str(tmp_path / "W"))
-  assert handlers == [signal.getsignal(number) for number in SIGNALS]
+  assert handlers == [signal.getsignal(number) for number in stop_signals()]
   assert runs.saved_steps(tmp_path / "W") == [2, 3]
   begun = feed()
   state = loop.train(config_of(steps=6), str(tmp_path / "W"))
   assert begun == [3]
   jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+
+
+def test_a_terminal_that_closes_may_say_so_twice():
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  try:
+    with StopRequest(devices.data_mesh()) as stop:
+      assert not stop.received()
+      signal.raise_signal(signal.SIGHUP)
+      signal.raise_signal(signal.SIGHUP)
+      assert stop.received()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.slow

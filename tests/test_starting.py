@@ -43,7 +43,7 @@ def source(tmp_path_factory):
   config = config_of(prior="published")
   params = random_params(build_model(config.model), dtype=np.float32)
   checkpoint_of(config, params, folder)
-  export_weights(str(folder), str(folder.with_suffix(".safetensors")))
+  export_weights(str(folder), str(folder.with_suffix(".safetensors")), overwrite=True)
   return folder, flat(params)
 
 

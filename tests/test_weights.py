@@ -166,7 +166,9 @@ def test_exported_file_is_as_the_umask_says_and_follows_no_link(tmp_path):
     file.symlink_to(tmp_path / "elsewhere")
     before = os.umask(umask)
     try:
-      export_weights(str(tmp_path / "W"), str(file))
+      with pytest.raises(InputError, match="is there already: give another --file, or --over"):
+        export_weights(str(tmp_path / "W"), str(file))
+      export_weights(str(tmp_path / "W"), str(file), overwrite=True)
       import_weights(str(file), str(tmp_path / f"W{umask}"), None, {"x": config})
     finally:
       os.umask(before)
@@ -188,11 +190,15 @@ def test_export_in_16_bits_with_facts(tmp_path):
   with safetensors.safe_open(half, "numpy") as file:
     assert file.metadata()["licence"] == "MIT"
   assert half.stat().st_size < 0.7 * whole.stat().st_size
+  with pytest.raises(InputError, match=r"^--licence=a\\xff: not UTF-8$"):
+    export_weights(
+      str(tmp_path / "W"), str(tmp_path / "x.safetensors"), facts={"licence": "a\udcff"}
+    )
 
   params["encoder"]["conv_last"]["bias"] = np.full(3, 1e5, np.float32)
   checkpoint_of(config, params, tmp_path / "large")
   with pytest.raises(InputError, match=r"RRDB\.conv_last\.bias has values too large for float16"):
-    export_weights(str(tmp_path / "large"), str(half), float16=True)
+    export_weights(str(tmp_path / "large"), str(half), float16=True, overwrite=True)
   assert_equal_trees(read_checkpoint(str(half)).params, expected)  # the file that was there
 
 

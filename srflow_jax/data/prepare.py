@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from srflow_jax.data.plan import SplitInputs, check_grid, images_per_shard, plan_images
-from srflow_jax.data.record_sets import INCOMPLETE, INFO_FILE, open_set
+from srflow_jax.data.record_sets import FEATURES_FILE, INCOMPLETE, INFO_FILE, open_set
 from srflow_jax.data.set_metadata import METADATA_FILE, set_digest
 from srflow_jax.data.tiles import (
   DATASET_NAME,
@@ -29,8 +30,14 @@ from srflow_jax.data.tiles import (
 )
 from srflow_jax.data.workers import run_parallel
 from srflow_jax.errors import InputError
-from srflow_jax.files import read_json
+from srflow_jax.files import PARTIAL, read_json
+from srflow_jax.listing import shown
 from srflow_jax.ops.resize import MATLAB_ROUNDING
+
+_SHARD = rf"{DATASET_NAME}-[a-z]+\.array_record-\d+-of-\d+"
+# What a set that is being prepared may hold, and its folder of manifests.
+_OWN = re.compile(rf"{_SHARD}(\.part)?|{PROGRESS}|{INFO_FILE}|{FEATURES_FILE}|{METADATA_FILE}")
+_OWN_IN_PROGRESS = re.compile(rf"{_SHARD}\.json|\..*{re.escape(PARTIAL)}")
 
 
 def prepare(
@@ -55,8 +62,8 @@ def prepare(
     What `metadata.json` in the folder says: `summary` lists it.
 
   Raises:
-    InputError: an argument, a file or an image cannot be used, or the disk is full. What is
-      finished then is kept.
+    InputError: an argument, a file or an image cannot be used, the disk is full, or what would
+      be removed as an earlier run's is not. What is finished then is kept.
   """
   out = pathlib.Path(out)
   if not out.name:
@@ -65,8 +72,9 @@ def prepare(
   given = {split: inputs for split, inputs in splits.items() if inputs.hr or inputs.lr}
   if not given:
     raise InputError("no HR images given")
-  images = {split: plan_images(inputs, grid) for split, inputs in given.items()}
   work = out.with_name(out.name + INCOMPLETE)
+  _check_own(work)
+  images = {split: plan_images(inputs, grid) for split, inputs in given.items()}
   split_shards = {split: _shards(work, split, grid, jobs) for split, jobs in images.items()}
   shards = [shard for split in split_shards.values() for shard in split]
   if (out / INFO_FILE).exists():
@@ -86,6 +94,25 @@ def prepare(
     name = error.filename or work
     raise InputError(f"{name}: cannot be written: {error.strerror or error}") from None
   return metadata
+
+
+def _check_own(work: pathlib.Path) -> None:
+  """Refuses an unfinished set's folder that holds anything but what a preparation writes there."""
+  if not os.path.lexists(work):
+    return
+  try:
+    names = os.listdir(work)
+    strangers = [name for name in names if not _OWN.fullmatch(name)]
+    if PROGRESS in names:
+      inside = os.listdir(work / PROGRESS)
+      strangers += [f"{PROGRESS}/{n}" for n in inside if not _OWN_IN_PROGRESS.fullmatch(n)]
+    else:
+      strangers = names  # no preparation began it
+  except OSError as error:
+    raise InputError(f"{work}: cannot be read: {error.strerror or error}") from None
+  if strangers:
+    first = shown(work / min(strangers))
+    raise InputError(f"{first}: no preparation has written it: move it, or give another --out")
 
 
 def _shards(

@@ -14,7 +14,7 @@ from srflow_jax.evaluation.calibration import Calibration
 from srflow_jax.evaluation.drawing import Drawn, draw, make
 from srflow_jax.evaluation.recipes import MIN_SAMPLES, Recipe
 from srflow_jax.evaluation.systems import System
-from srflow_jax.sampling.budget import Request
+from srflow_jax.sampling.budget import Request, check_num_samples
 from srflow_jax.sampling.sampler import Density, Seconds
 from srflow_jax.sampling.temperatures import Temperature, check_temperature, draws_noise
 
@@ -68,8 +68,7 @@ class Settings:
 
   def check(self) -> None:
     """Raises `InputError` for settings that cannot be meant."""
-    if self.num_samples < 1:
-      raise InputError(f"num_samples is {self.num_samples}: it must be at least 1")
+    check_num_samples(self.num_samples)
     if self.estimates and self.num_samples < MIN_SAMPLES:
       raise InputError(
         f"num_samples is {self.num_samples}: estimates need {MIN_SAMPLES}, of fewer none is in the "

@@ -69,8 +69,9 @@ def evaluate_entries(
     How it ended.
 
   Raises:
-    InputError: The folder cannot be written or another evaluation has it, an image is damaged or
-      does not fit in memory, or two entries have one name.
+    InputError: The folder cannot be written, another evaluation has it or a file in it would be
+      lost that is none's, an image is damaged or does not fit in memory, or two entries have one
+      name.
   """
   params = {entry.name: entry.system.num_params for entry in entries}
   if len(params) < len(entries):
@@ -80,6 +81,7 @@ def evaluate_entries(
   with folder.locked(output):
     files = _files(entries, images, settings)
     folder.check_names(output, files)
+    folder.check_loss(output, files, _inputs(images))
     sizes = len({image.hr_size for image in images})
     if sizes > 1:
       print(f"images of {sizes} sizes: programs are compiled for each of them before it comes")
@@ -135,6 +137,10 @@ def _files(
     path for image in images for entry in entries for path in _sample_paths(image, entry, settings)
   )
   return [*samples, *map(_sheet_path, images), *map(pathlib.Path, REPORT)]
+
+
+def _inputs(images: Iterable[EvalImage]) -> list[pathlib.Path]:
+  return [path for image in images for path in (image.hr_path, image.lr_path) if path]
 
 
 def _sample_paths(image: EvalImage, entry: Entry, settings: Settings) -> list[pathlib.Path]:

@@ -8,7 +8,8 @@ FOLDER/progress.jsonl  see `progress.py`
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 
 from srflow_jax.errors import InputError
 from srflow_jax.files import read_json, write_json
@@ -27,11 +28,10 @@ def locked(path: pathlib.Path) -> Iterator[None]:
   Raises:
     InputError: It cannot be written, or another process has it.
   """
-  probe = path / ".writable"
   try:
     path.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    with tempfile.TemporaryFile(dir=path):
+      pass
   except OSError as error:
     raise InputError(f"{path}: cannot be written: {error.strerror}") from None
   with lock_workdir(path):
@@ -52,6 +52,48 @@ def check_names(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> None:
     if both := taken.intersection(file.parents):
       raise InputError(
         f"{folder / both.pop()} would be an image's file and a folder of {file.name}: rename one"
+      )
+
+
+def check_apart(folder: pathlib.Path, *inputs: str) -> None:
+  """Refuses a folder of images ('' for none) that is the folder itself, and would get its output.
+
+  Raises:
+    InputError: One of them is.
+  """
+  for path in inputs:
+    if path and os.path.realpath(path) == os.path.realpath(folder):
+      raise InputError(f"{folder} is the folder of images: give another --output_dir")
+
+
+def check_loss(
+  folder: pathlib.Path, files: Sequence[pathlib.Path], inputs: Iterable[pathlib.Path]
+) -> None:
+  """Refuses to remove or replace what no earlier evaluation wrote, and all that is evaluated now.
+
+  Args:
+    folder: Where the evaluations are.
+    files: What this one writes, relative to the folder.
+    inputs: The images that it reads.
+
+  Raises:
+    InputError: It names the file; or the note of what an earlier one wrote is damaged.
+  """
+  noted = set(_noted(folder / _MANIFEST))
+  # Links to files are replaced themselves, those to folders are followed.
+  own = noted.union(files)
+  real = {parent: os.path.realpath(folder / parent) for parent in {file.parent for file in own}}
+  lost = {os.path.join(real[file.parent], file.name) for file in own}
+  for path in inputs:
+    if os.path.join(os.path.realpath(path.parent), path.name) in lost:
+      raise InputError(
+        f"{path} is to be evaluated, and would be removed as an output of {folder}: give another "
+        "--output_dir"
+      )
+  for file in files:
+    if file not in noted and os.path.lexists(folder / file):
+      raise InputError(
+        f"{folder / file} is there already, and is no evaluation's: give another --output_dir"
       )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from srflow_jax.checkpoints import Run
 from srflow_jax.errors import InputError
-from srflow_jax.evaluation import lpips_vgg, report
+from srflow_jax.evaluation import folder, lpips_vgg, report
 from srflow_jax.evaluation.evaluator import Settings
 from srflow_jax.evaluation.execution import Entry, evaluate_entries
 from srflow_jax.evaluation.inputs import find_images, validation_folders
@@ -89,6 +89,7 @@ def evaluate_workdirs(
   if not hr_dir and not lr_dir:
     hr_dir, lr_dir = validation_folders(first.config.data)
   output = pathlib.Path(output_dir or pathlib.Path(workdirs[0], "evaluation"))
+  folder.check_apart(output, hr_dir, lr_dir)
   images = find_images(scale, hr_dir, lr_dir, leave_out=[output, *workdirs])
   by_run = {
     workdir: given or [_chosen(workdir, settings, ask=temperatures is None)] for workdir in runs

@@ -78,6 +78,7 @@ def search_temperatures(
     raise InputError(f"{workdir} is no folder to write to: give --output_dir")
   output = pathlib.Path(output_dir or pathlib.Path(workdir, "search"))
   scale = int(run.config.model.scale)
+  folder.check_apart(output, hr_dir)
   images = list(_images(run, hr_dir, scale, [output, workdir]))
   system = Trained(pathlib.Path(workdir).resolve().name, sampler)
   grid = temperature_grid(run.model.num_latents)

@@ -23,6 +23,16 @@ _PROCESS_BYTES = 1.0 * _GB  # of Python, JAX and compiled programs, on a CPU par
 # compiled.
 _FIRST_GUESS = 4.0
 
+MAX_SAMPLES = 1000  # of an image
+
+
+def check_num_samples(num_samples: int) -> None:
+  """Raises `InputError` for a number of samples that cannot be meant."""
+  if num_samples < 1:
+    raise InputError(f"num_samples is {num_samples}: it must be at least 1")
+  if num_samples > MAX_SAMPLES:
+    raise InputError(f"num_samples is {num_samples}: it must be at most {MAX_SAMPLES}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:

@@ -8,7 +8,6 @@ STUDY/runs.csv     the results of all runs as one table
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import signal
 import time
@@ -19,8 +18,8 @@ from types import FrameType
 import jax
 
 from srflow_jax import checkpoints
-from srflow_jax.cli import INTERRUPTED
-from srflow_jax.errors import InputError, Interrupted, one_line
+from srflow_jax.cli import end_interrupted
+from srflow_jax.errors import InputError, Interrupted, one_line, stop_signals
 from srflow_jax.evaluation.progress import FILE as EVALUATION_PROGRESS
 from srflow_jax.files import write_whole
 from srflow_jax.runs import lock_workdir
@@ -29,7 +28,6 @@ from srflow_jax.studies.planning import StudyPlan
 from srflow_jax.studies.progress import Display
 from srflow_jax.studies.results import FAILED, Row, collect, read_rows, write_rows
 from srflow_jax.studies.stages import ROWS, RUNS, Job
-from srflow_jax.training.signals import SIGNALS
 
 _ATTEMPTS = "attempts.jsonl"
 _MOST_DEATHS = 3  # of processes, at one and the same place of a run
@@ -143,8 +141,7 @@ def _try(job: Job, options: Options, display: Display) -> bool:
 
 def _give_up(reason: str) -> None:
   """Ends this process at once: another one has its work."""
-  os.write(2, f"{reason}; the same command goes on with other runs\n".encode())
-  os._exit(INTERRUPTED)
+  end_interrupted(f"{reason}; the same command goes on with other runs")
 
 
 @contextlib.contextmanager
@@ -155,10 +152,9 @@ def _stoppable(job: Job, claim: claims.Claim) -> Iterator[None]:
     del number, frame
     _end_attempt(job)
     claim.release()
-    os.write(2, b"stopped by a signal; the same command goes on\n")
-    os._exit(INTERRUPTED)
+    end_interrupted("stopped by a signal; the same command goes on")
 
-  before = {number: signal.signal(number, stop) for number in SIGNALS}
+  before = {number: signal.signal(number, stop) for number in stop_signals()}
   try:
     yield
   finally:

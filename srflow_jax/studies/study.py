@@ -32,6 +32,7 @@ from typing import Any
 from srflow_jax.blocks import as_mapping, limited, read, read_by
 from srflow_jax.config import MOST_STEPS, as_plain
 from srflow_jax.errors import InputError
+from srflow_jax.sampling.budget import MAX_SAMPLES
 
 Changes = Mapping[str, Any]  # values by the field's place, as "model.stages[0].steps"
 
@@ -108,7 +109,7 @@ class Evaluation:
 
   hr_dir: str = ""
   lr_dir: str = ""
-  num_samples: int = limited(10, at_least=1, at_most=1000)
+  num_samples: int = limited(10, at_least=1, at_most=MAX_SAMPLES)
   temperature: float = limited(0.9, at_least=0.0, at_most=1e3)
   seed: int = limited(0, at_least=0, at_most=2**32 - 1)
   max_memory_gb: float = limited(0.0, at_least=0.0)

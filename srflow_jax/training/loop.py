@@ -77,7 +77,7 @@ def train(
     InputError: the configuration, the data or the workdir cannot be used, a checkpoint cannot be
       written, all are damaged or gone, the devices' memory does not suffice, or training diverged,
       again after it went back with a lower learning rate.
-    Interrupted: SIGTERM or SIGINT came; the state is saved.
+    Interrupted: SIGTERM, SIGINT or SIGHUP came; the state is saved.
   """
   process = (jax.process_index(), jax.process_count())
   with contextlib.ExitStack() as opened:

@@ -1,6 +1,6 @@
 """What ends a run early, in all of its processes after the same step, with its state saved.
 
-That is SIGTERM or SIGINT, or that a process has no more batches.
+That is SIGTERM, SIGINT or SIGHUP, or that a process has no more batches.
 
 Before its first step `srflow_jax.cli` answers them.
 """
@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from srflow_jax.errors import stop_signals
 from srflow_jax.training import devices
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Steps after which processes act on what the others say. Reading what was exchanged so long ago
 # does not wait for a step that is still running.
 STEPS_BEHIND = 4
@@ -27,7 +27,8 @@ _GO_ON, _STOP, _FAILED = 0, 1, 2  # and _FAILED + n: process n has failed
 class StopRequest:
   """Whether the run has to stop, in all of its processes alike.
 
-  A context, in which the first SIGTERM or SIGINT is noted and a second one kills as usual.
+  A context, in which the first of `stop_signals` is noted and a second one kills as usual; but
+  SIGHUP does not, which a terminal that closes may send twice.
 
   Attributes:
     failed: the process that has failed; None if none has, or before `received` has told.
@@ -45,7 +46,7 @@ class StopRequest:
     self._most = jax.jit(lambda asked: asked["asked"].max(), out_shardings=devices.replicated(mesh))
 
   def __enter__(self) -> Self:
-    self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+    self._previous = {number: signal.signal(number, self._note) for number in stop_signals()}
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -55,8 +56,8 @@ class StopRequest:
   def _note(self, number: int, frame: FrameType | None) -> None:
     del number, frame
     self._here = max(self._here, _STOP)
-    for other in SIGNALS:
-      signal.signal(other, signal.SIG_DFL)
+    for other in self._previous:
+      signal.signal(other, signal.SIG_IGN if other is signal.SIGHUP else signal.SIG_DFL)
 
   def fail(self, error: Exception) -> None:
     """Notes that this process can run no more than `STEPS_BEHIND` steps after the next one."""

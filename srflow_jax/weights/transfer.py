@@ -16,6 +16,7 @@ import numpy as np
 from srflow_jax import checkpoints
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
+from srflow_jax.listing import check_utf8
 from srflow_jax.model.building import build_model, count_parameters
 from srflow_jax.runs import note_import, workdir_path, write_config
 from srflow_jax.weights import files, named, own_names, rrdb_names
@@ -91,6 +92,7 @@ def export_weights(
   float16: bool = False,
   facts: Mapping[str, str] | None = None,
   encoder: str = "",
+  overwrite: bool = False,
 ) -> str:
   """Writes the weights of a workdir's latest checkpoint, in published names where they exist.
 
@@ -101,18 +103,23 @@ def export_weights(
     facts: more texts for the file's header, as "licence" and "origin".
     encoder: a name of `named.SHIPPED`, if the file shall hold the flow alone, in our own names:
       who reads it takes that encoder, which must be the one that the run has.
+    overwrite: whether a file that is there is replaced.
 
   Returns:
     What to tell the user.
 
   Raises:
-    InputError: the run cannot be read, or the file cannot be written.
+    InputError: the run cannot be read, a fact is not UTF-8, or the file cannot be written.
   """
   path = pathlib.Path(file)
   if path.suffix != ".safetensors":
     raise InputError(f"{path}: must end in .safetensors")
   if not os.path.isdir(path.parent):
     raise InputError(f"{path}: no such folder: {path.parent}")
+  if os.path.lexists(path) and not overwrite:
+    raise InputError(f"{path} is there already: give another --file, or --overwrite")
+  for name, text in (facts or {}).items():
+    check_utf8(text, f"--{name}={text}")
   run = load_model(workdir)
   if encoder:
     _check_encoder(run, encoder)
