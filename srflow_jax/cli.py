@@ -265,8 +265,12 @@ def _run(main: Callable[[list[str]], None], flag_values: flags.FlagValues) -> No
   main(argv)
 
 
-def _began_here(failed: threading.ExceptHookArgs) -> bool:
-  """Whether a thread that failed ran a function of this package, not of a library."""
+def _began_here(failed: Any) -> bool:
+  """Whether a thread, or a callback, that failed ran a function of this package, not of a library.
+
+  Args:
+    failed: what `threading.excepthook` or `sys.unraisablehook` is given.
+  """
   files = (frame.filename for frame in traceback.extract_tb(failed.exc_traceback))
   first = next((file for file in files if file != threading.__file__), "")
   return pathlib.Path(__file__).parent in pathlib.Path(first).parents
@@ -276,11 +280,16 @@ def _began_here(failed: threading.ExceptHookArgs) -> bool:
 def _answered(resumes: bool) -> Iterator[None]:
   """Answers signals, and silences what libraries log and what their threads fail with.
 
-  A library whose thread fails raises that error in the main thread as well, which reports it.
+  A library whose thread fails raises that error in the main thread as well, which reports it. So do
+  those whose threads of C++ call back, once each, after a first one has failed.
   """
   numbers = (signal.SIGTERM, signal.SIGINT) if resumes else ()
   handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
-  verbosity, hook = logging.get_verbosity(), threading.excepthook
+  verbosity, hook, unraisable = (
+    logging.get_verbosity(),
+    threading.excepthook,
+    sys.unraisablehook,
+  )
   shows = warnings.showwarning
 
   def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -292,11 +301,12 @@ def _answered(resumes: bool) -> Iterator[None]:
   warnings.showwarning = show
   logging.set_verbosity(logging.FATAL)
   threading.excepthook = lambda failed: hook(failed) if _began_here(failed) else None
+  sys.unraisablehook = lambda failed: unraisable(failed) if _began_here(failed) else None
   try:
     yield
   finally:
     logging.set_verbosity(verbosity)
-    threading.excepthook = hook
+    threading.excepthook, sys.unraisablehook = hook, unraisable
     warnings.showwarning = shows
     for number, handler in handlers.items():
       signal.signal(number, handler)

@@ -26,7 +26,7 @@ from typing import Any
 from srflow_jax.blocks import as_mapping, limited, read
 from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.errors import InputError
-from srflow_jax.files import read_json, write_json
+from srflow_jax.files import NoJSONError, read_json, write_json
 from srflow_jax.sampling.temperatures import Temperature, parse_temperature, temperature_text
 
 # Fields that a run may change when it goes on; all others decide what its numbers mean.
@@ -96,6 +96,14 @@ def config_differences(
     for field in sorted(before | after)
     if field not in may_change and before.get(field) != after.get(field)
   ]
+
+
+def _read_note(path: pathlib.Path) -> Any:
+  """What a JSON file of a run holds that the run can do without."""
+  try:
+    return read_json(path)
+  except NoJSONError as error:
+    raise InputError(f"{error}; remove it") from error
 
 
 def note_import(workdir: pathlib.Path, origin: Mapping[str, Any]) -> None:
@@ -181,7 +189,7 @@ def check_data(
     return
   before, now = (
     {split: read(Images, images, f"{path}: {split}") for split, images in values.items()}
-    for values in (as_mapping(read_json(path), str(path)), data)
+    for values in (as_mapping(_read_note(path), str(path)), data)
   )
   differences = [
     f"data for {split}: {before.get(split)} → {now.get(split)}"
@@ -272,7 +280,7 @@ def chosen_temperature(workdir: str | os.PathLike) -> ChosenTemperature | None:
   path = pathlib.Path(workdir) / "temperature.json"
   if not path.exists():
     return None
-  values = read_json(path)
+  values = _read_note(path)
   try:
     temperature = parse_temperature(values.pop("temperature"))
     if not all(type(value) is int and value >= 0 for value in values.values()):
@@ -309,9 +317,8 @@ def last_saved(workdir: pathlib.Path) -> Saved | None:
   path = workdir / "progress.json"
   if not path.exists():
     return None
-  values = read_json(path)
-  if not isinstance(values, dict):
-    raise InputError(f"{path}: damaged, it names no step; remove it")
+  values = _read_note(path)
+  values = values if isinstance(values, dict) else {}
   step, run = values.get("saved_step"), values.get("run")
   if type(step) is not int or step < 0 or not isinstance(run, str | None):
     raise InputError(f"{path}: damaged, it names no step; remove it")
