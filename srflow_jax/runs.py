@@ -148,9 +148,15 @@ def check_config(workdir: pathlib.Path, config: Config, allow_change: bool) -> N
     allow_change: whether differences are only printed.
 
   Raises:
-    InputError: they differ in fields that decide what the run's numbers mean.
+    InputError: they differ in fields that decide what the run's numbers mean, or there are
+      checkpoints of a configuration that is gone.
   """
   if not (workdir / "config.json").exists():
+    if not allow_change and next((workdir / "checkpoints").glob("[0-9]*"), None):
+      raise InputError(
+        f"{workdir} holds checkpoints, but no config.json that says how they were trained: put it "
+        "back; --allow_config_change goes on with the configuration given"
+      )
     return
   _refuse_or_warn(workdir, config_differences(load_config(workdir), config), allow_change)
 

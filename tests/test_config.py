@@ -17,7 +17,13 @@ from configs import base
 from srflow_jax import cli
 from srflow_jax.config import Config, read_config
 from srflow_jax.errors import InputError
-from srflow_jax.runs import config_differences, load_config, workdir_path, write_config
+from srflow_jax.runs import (
+  check_config,
+  config_differences,
+  load_config,
+  workdir_path,
+  write_config,
+)
 
 SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 SHIPPED.remove("workdir")
@@ -198,6 +204,17 @@ def test_the_number_of_steps_may_change_where_nothing_is_a_fraction_of_it(change
   assert bool(differences) == asks
   if asks:
     assert "num_train_steps: 200000 → 400000 (learning rates" in differences[0]
+
+
+def test_checkpoints_of_a_configuration_that_is_gone_are_not_gone_on_with(tmp_path):
+  config = read_config(base.get_config())
+  check_config(tmp_path, config, allow_change=False)
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  with pytest.raises(InputError, match=r"holds checkpoints, but no config\.json"):
+    check_config(tmp_path, config, allow_change=False)
+  check_config(tmp_path, config, allow_change=True)
+  write_config(tmp_path, config)
+  check_config(tmp_path, config, allow_change=False)
 
 
 WORKDIRS = ["", "run[v2]/W", "gs:/W", "a\\b", "a\nb", "a\udcffb", "a\0b", "~nobody_of_this_name/x"]
