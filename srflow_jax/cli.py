@@ -124,6 +124,10 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
   config = _config_path(argv)
   if config is not None and not os.path.isfile(config):
     raise InputError(f"--config={config}: {'no such file' if config else 'names no file'}")
+  if sum(bool(re.match("--?config(=|$)", flag)) for flag in argv) > 1:
+    raise InputError("--config is given twice")
+  # All files are loaded into this module, where the last one's functions would remain.
+  sys.modules.pop("config_config", None)
   try:
     return flag_values(argv)
   except Exception as error:
@@ -144,11 +148,36 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
       if lines:
         raise InputError(f"{config}, line {lines[-1]}: {_reason(cause)}") from error
     if isinstance(error, flags.Error):
-      raise InputError(_reason(error)) from error
-    overrides = " ".join(flag for flag in argv if flag.lstrip("-").startswith("config."))
-    raise InputError(
-      f"configuration key that cannot be set: {_reason(error)} (in {overrides or config})"
-    ) from error
+      raise InputError(_flag_refused(error, config)) from error
+    if "has no attribute 'get_config'" in str(error):
+      raise InputError(f"{config}: it has no function get_config") from error
+    raise InputError(_key_refused(error, argv) or f"{config}: {_reason(error)}") from error
+
+
+def _flag_refused(error: flags.Error, config: str | None) -> str:
+  """Why a flag's value cannot be used."""
+  said = str(error).strip()
+  if "Error whilst parsing config file" in said:  # with a traceback as text
+    return f"{config}: {said.splitlines()[-1].strip()}"
+  if match := re.match(r"flag (--[^=]+)=(.*): Failed to parse .* as a ConfigDict", said, re.DOTALL):
+    flag, value = match.groups()
+    return f"{flag}={value}: it must be a block, as \"{flag}={{'kind':'{value}'}}\""
+  return _reason(error)
+
+
+def _key_refused(error: Exception, argv: list[str]) -> str:
+  """Which override of a configuration's field cannot be made, and what else to try; '' if none."""
+  overrides = [flag for flag in argv if flag.lstrip("-").startswith("config.")]
+  name = str(error.args[0] if error.args else "").strip("'\"")
+  named = [flag for flag in overrides if name in re.split(r"[.\[\]=]", flag.partition("=")[0])]
+  if not overrides or not named:
+    shown = " ".join(overrides)
+    return f"configuration key that cannot be set: {_reason(error)} (in {shown})" if shown else ""
+  block, _, field = named[0].partition("=")[0].rpartition(".")
+  return (
+    f"configuration key that cannot be set: {named[0]}: there is no {name!r}; if it is a field of "
+    f"a kind, give the whole block: \"{block}={{'kind':...,'{field}':...}}\""
+  )
 
 
 def _chain(error: BaseException) -> list[BaseException]:

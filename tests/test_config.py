@@ -245,7 +245,8 @@ CONFIG_FILES = {
   "wrong type": (HEAD + "  config.seed = 'x'\n", "line 5"),
   "syntax": ("def get_config(:\n", "line 1"),
   "imports": ("import no_such_module\n", "line 1: ModuleNotFoundError"),
-  "no function": ("x = 1\n", "get_config"),
+  "no function": ("x = 1\n", "mine.py: it has no function get_config"),
+  "a number for it": ("get_config = 3\n", "mine.py: TypeError: 'int' object is not callable"),
   "returns nothing": ("def get_config():\n  pass\n", ""),
   "returns a dict": ("def get_config():\n  return {}\n", ""),
   "not locked": (
@@ -292,6 +293,26 @@ COMMAND_LINES = {
     "kind is 'no'",
   ),
   "data": (["--config=configs/tiny.py", "--config.data.train_dir=/nowhere"], "/nowhere"),
+  "a kind's field": (
+    ["--config=configs/tiny.py", "--config.seed=1", "--config.model.map.bins=8"],
+    "--config.model.map.bins=8: there is no 'bins'; if it is a field of a kind, give the whole",
+  ),
+  "a kind for a block": (
+    ["--config=configs/tiny.py", "--config.model.map=spline"],
+    "--config.model.map=spline: it must be a block, as \"--config.model.map={'kind':'spline'}\"",
+  ),
+  "a kind beside fields of another": (
+    ["--config=configs/tiny.py", "--config.model.conditioner.kind=transformer"],
+    "given whole: \"--config.model.conditioner={'kind':'transformer'}\"",
+  ),
+  "an argument for none": (
+    ["--config=configs/base.py:foo"],
+    "configs/base.py: TypeError: get_conf",
+  ),
+  "config twice": (
+    ["--config=configs/tiny.py", "--config=configs/x4_da.py", "--config.seed=1"],
+    "--config is given twice",
+  ),
 }
 
 
