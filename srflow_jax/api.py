@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, is_whole, one_line
 from srflow_jax.evaluation.metrics import to_uint8
 from srflow_jax.images import to_rgb
 from srflow_jax.ops.consistency import make_consistent
@@ -70,7 +70,7 @@ class SuperResolution:
     self,
     image: ImageLike,
     num_samples: int = 1,
-    temperature: Temperature = 0.9,
+    temperature: Temperature | list[float] = 0.9,
     seed: int = 0,
     consistent: bool = False,
     denoise: float = 0.0,
@@ -82,8 +82,9 @@ class SuperResolution:
     Args:
       image: The LR image, `[h, w, 3]`.
       num_samples: How many. Sample i depends on the seed and i alone.
-      temperature: Standard deviation of the latents, or a tuple with one for each level of them,
-        finest first; at 0 the image of the most likely latents is drawn, the same for every sample.
+      temperature: Standard deviation of the latents, or a tuple or list with one for each level
+        of them, finest first; at 0 the image of the most likely latents is drawn, the same for
+        every sample.
       seed: Of the noise, from 0 to 2^32 - 1.
       consistent: Whether samples are changed so that bicubic reduces them to the LR image
         (`ops/consistency.py`).
@@ -96,6 +97,7 @@ class SuperResolution:
     Raises:
       InputError: An argument cannot be used, or no tile fits the budget.
     """
+    temperature = tuple(temperature) if isinstance(temperature, list) else temperature
     check_sampling(num_samples, temperature, seed)
     lr, dtype = _as_floats(image, "image")
     shape = (lr.shape[0] * self.scale, lr.shape[1] * self.scale, 3)
@@ -151,7 +153,7 @@ class SuperResolution:
     """
     lr, dtype = _as_floats(lr, "lr")
     prepared = self._prepare(lr, "decode")
-    latents = tuple(np.asarray(z, np.float32)[None] for z in latents)
+    latents = _as_latents(latents)
     wanted = self._sampler.latent_shapes(prepared)
     if [z.shape for z in latents] != wanted:
       raise InputError(
@@ -207,7 +209,9 @@ class SuperResolution:
       )
     size = tuple(side // self.scale for side in hr.shape[:2])
     if lr is None:
-      lr = bicubic_resize(_as_array(original, "hr"), 1 / self.scale)
+      array = _as_array(original, "hr")
+      half = array.dtype == np.float16  # which the resizing does not take
+      lr = bicubic_resize(array.astype(np.float32) if half else array, 1 / self.scale)
     lr, _ = _as_floats(lr, "lr")
     if lr.shape[:2] != size:
       raise InputError(
@@ -221,12 +225,14 @@ def check_sampling(num_samples: int, temperature: Temperature, seed: int) -> Non
   """Raises `InputError` for settings that cannot be meant."""
   check_num_samples(num_samples)
   check_temperature(temperature)
-  if not 0 <= seed < 2**32:
-    raise InputError(f"seed is {seed}: it must be from 0 to {2**32 - 1}")
+  if not is_whole(seed) or not 0 <= seed < 2**32:
+    raise InputError(f"seed is {seed}: it must be a whole number from 0 to {2**32 - 1}")
 
 
 def _as_array(image: ImageLike, name: str) -> np.ndarray:
   if isinstance(image, Image.Image):
+    if 0 in image.size:
+      raise InputError(f"{name} has no pixels: it is {image.width}x{image.height}")
     return to_rgb(image, name)
   if not isinstance(image, np.ndarray):
     raise InputError(f"{name} is a {type(image).__name__}: give a NumPy array or a PIL image")
@@ -237,6 +243,18 @@ def _as_array(image: ImageLike, name: str) -> np.ndarray:
   if image.dtype != np.uint8 and not (-0.5 <= image.min() and image.max() <= 1.5):
     raise InputError(f"{name} has values from {image.min()} to {image.max()}: floats lie in [0, 1]")
   return image
+
+
+def _as_latents(latents: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+  """Latents as float32 `[1, h, w, C]` each."""
+  try:
+    arrays = [np.asarray(z) for z in latents]
+  except (TypeError, ValueError) as error:
+    raise InputError(f"latents are no list of arrays: {one_line(error)}") from None
+  for array in arrays:
+    if array.dtype.kind not in "fiu":
+      raise InputError(f"latents are of {array.dtype}: they must be real numbers")
+  return tuple(array.astype(np.float32)[None] for array in arrays)
 
 
 def _as_floats(image: ImageLike, name: str) -> tuple[np.ndarray, np.dtype]:

@@ -126,7 +126,7 @@ def read(cls: type[T], values: Any, where: str) -> T:
 
 
 def read_fields(
-  cls: type, values: Any, where: str, without: Collection[str] = ()
+  cls: type, values: Any, where: str, without: Collection[str] = (), hint: str = ""
 ) -> dict[str, Any]:
   """Reads a block's fields as `read` does, but builds nothing.
 
@@ -135,6 +135,7 @@ def read_fields(
     values: the block.
     where: its place in the configuration.
     without: fields of the class that do not come from the configuration.
+    hint: what is said beside an unknown field.
 
   Returns:
     The fields that the block gives, by name; for the others the class has defaults.
@@ -143,7 +144,7 @@ def read_fields(
   fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in without}
   if unknown := sorted(set(values) - set(fields)):
     known = ", ".join(fields) or "it has none"
-    raise InputError(f"unknown key {where}.{unknown[0]}: one of {known}")
+    raise InputError(f"unknown key {where}.{unknown[0]}: one of {known}{hint}")
   required = (name for name, field in fields.items() if not _has_default(field))
   if missing := [name for name in required if name not in values]:
     raise InputError(f"missing key {where}.{missing[0]}")

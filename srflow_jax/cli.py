@@ -133,6 +133,10 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
   config = _config_path(argv)
   if config is not None and not os.path.isfile(config):
     raise InputError(f"--config={config}: {'no such file' if config else 'names no file'}")
+  if sum(bool(re.match("--?config(=|$)", flag)) for flag in argv) > 1:
+    raise InputError("--config is given twice")
+  # All files are loaded into this module, where the last one's functions would remain.
+  sys.modules.pop("config_config", None)
   try:
     return flag_values(argv)
   except Exception as error:
@@ -153,11 +157,36 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
       if lines:
         raise InputError(f"{config}, line {lines[-1]}: {_reason(cause)}") from error
     if isinstance(error, flags.Error):
-      raise InputError(_reason(error)) from error
-    overrides = " ".join(flag for flag in argv if flag.lstrip("-").startswith("config."))
-    raise InputError(
-      f"configuration key that cannot be set: {_reason(error)} (in {overrides or config})"
-    ) from error
+      raise InputError(_flag_refused(error, config)) from error
+    if "has no attribute 'get_config'" in str(error):
+      raise InputError(f"{config}: it has no function get_config") from error
+    raise InputError(_key_refused(error, argv) or f"{config}: {_reason(error)}") from error
+
+
+def _flag_refused(error: flags.Error, config: str | None) -> str:
+  """Why a flag's value cannot be used."""
+  said = str(error).strip()
+  if "Error whilst parsing config file" in said:  # with a traceback as text
+    return f"{config}: {said.splitlines()[-1].strip()}"
+  if match := re.match(r"flag (--[^=]+)=(.*): Failed to parse .* as a ConfigDict", said, re.DOTALL):
+    flag, value = match.groups()
+    return f"{flag}={value}: it must be a block, as \"{flag}={{'kind':'{value}'}}\""
+  return _reason(error)
+
+
+def _key_refused(error: Exception, argv: list[str]) -> str:
+  """Which override of a configuration's field cannot be made, and what else to try; '' if none."""
+  overrides = [flag for flag in argv if flag.lstrip("-").startswith("config.")]
+  name = str(error.args[0] if error.args else "").strip("'\"")
+  named = [flag for flag in overrides if name in re.split(r"[.\[\]=]", flag.partition("=")[0])]
+  if not overrides or not named:
+    shown = " ".join(overrides)
+    return f"configuration key that cannot be set: {_reason(error)} (in {shown})" if shown else ""
+  block, _, field = named[0].partition("=")[0].rpartition(".")
+  return (
+    f"configuration key that cannot be set: {named[0]}: there is no {name!r}; if it is a field of "
+    f"a kind, give the whole block: \"{block}={{'kind':...,'{field}':...}}\""
+  )
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -228,14 +257,17 @@ def _stop_at_start(number: int, frame: FrameType | None) -> None:
   end_interrupted("stopped by a signal while no step was running; the same command goes on")
 
 
-def _again(unraisable: Any) -> None:
-  """Repeats a Ctrl-C whose exception came where Python drops any, as while garbage is collected."""
-  if issubclass(unraisable.exc_type, KeyboardInterrupt):
+def _cannot_be_raised(failed: Any) -> None:
+  """Answers what is raised where Python drops any exception, as while garbage is collected.
+
+  A Ctrl-C is repeated; of a library's errors nothing is said, as of those in its threads.
+  """
+  if issubclass(failed.exc_type, KeyboardInterrupt):
     timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()
-  else:
-    sys.__unraisablehook__(unraisable)
+  elif _began_here(failed):
+    sys.__unraisablehook__(failed)
 
 
 class _Console(io.FileIO):
@@ -373,8 +405,12 @@ def _last_foreign_frame(error: BaseException) -> str:
   return f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}" if own else ""
 
 
-def _began_here(failed: threading.ExceptHookArgs) -> bool:
-  """Whether a thread that failed ran a function of this package, not of a library."""
+def _began_here(failed: Any) -> bool:
+  """Whether a thread, or a callback, that failed ran a function of this package, not of a library.
+
+  Args:
+    failed: what `threading.excepthook` or `sys.unraisablehook` is given.
+  """
   files = (frame.filename for frame in traceback.extract_tb(failed.exc_traceback))
   first = next((file for file in files if file != threading.__file__), "")
   return pathlib.Path(__file__).parent in pathlib.Path(first).parents
@@ -384,12 +420,16 @@ def _began_here(failed: threading.ExceptHookArgs) -> bool:
 def _answered(resumes: bool) -> Iterator[None]:
   """Answers signals, and silences what libraries log and what their threads fail with.
 
-  A library whose thread fails raises that error in the main thread as well, which reports it.
+  A library whose thread fails raises that error in the main thread as well, which reports it. So do
+  those whose threads of C++ call back, once each, after a first one has failed.
   """
   numbers = stop_signals() if resumes else ()
   handlers = {number: signal.signal(number, _stop_at_start) for number in numbers}
-  verbosity, hook = logging.get_verbosity(), threading.excepthook
-  unraisable = sys.unraisablehook
+  verbosity, hook, unraisable = (
+    logging.get_verbosity(),
+    threading.excepthook,
+    sys.unraisablehook,
+  )
   shows = warnings.showwarning
 
   def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -401,13 +441,12 @@ def _answered(resumes: bool) -> Iterator[None]:
   warnings.showwarning = show
   logging.set_verbosity(logging.FATAL)
   threading.excepthook = lambda failed: hook(failed) if _began_here(failed) else None
-  sys.unraisablehook = _again
+  sys.unraisablehook = _cannot_be_raised
   try:
     yield
   finally:
     logging.set_verbosity(verbosity)
-    sys.unraisablehook = unraisable
-    threading.excepthook = hook
+    threading.excepthook, sys.unraisablehook = hook, unraisable
     warnings.showwarning = shows
     for number, handler in handlers.items():
       signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """What ends a command early, a user's mistake or a signal, and what a user should know of it."""
 
+import numbers
 import signal
 
 
@@ -20,6 +21,11 @@ class Interrupted(Exception):
 
 class InputWarning(UserWarning):
   """Something of what the user gave is not used; the command line prints it as one line, once."""
+
+
+def is_whole(value: object) -> bool:
+  """Whether an argument is a whole number, of Python's or NumPy's kinds, and no truth value."""
+  return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def one_line(error: BaseException, at_most: int = 200) -> str:

@@ -103,11 +103,16 @@ def regular_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+class NoJSONError(InputError):
+  """A file that should hold JSON holds something else."""
+
+
 def read_json(path: str | os.PathLike) -> Any:
   """Reads the value that a JSON file holds.
 
   Raises:
-    InputError: It cannot be read, is no JSON, or is larger than 256 MiB.
+    NoJSONError: It is no JSON.
+    InputError: It cannot be read, or is larger than 256 MiB.
   """
   with regular_file(path) as file:
     content = file.read(_MAX_JSON_BYTES + 1)
@@ -120,4 +125,4 @@ def read_json(path: str | os.PathLike) -> Any:
     return value
   except (ValueError, RecursionError) as error:
     reason = getattr(error, "reason", error)  # a UnicodeError's, without the text itself
-    raise InputError(f"{path}: damaged, it is no JSON ({reason})") from None
+    raise NoJSONError(f"{path}: damaged, it is no JSON ({reason})") from None

@@ -28,7 +28,7 @@ from typing import Any
 from srflow_jax.blocks import as_mapping, limited, read
 from srflow_jax.config import Config, Optim, read_config
 from srflow_jax.errors import InputError
-from srflow_jax.files import read_json, write_json
+from srflow_jax.files import NoJSONError, read_json, write_json
 from srflow_jax.model.kinds import plugin_digest
 from srflow_jax.sampling.temperatures import Temperature, parse_temperature, temperature_text
 
@@ -101,6 +101,14 @@ def config_differences(
   ]
 
 
+def _read_note(path: pathlib.Path) -> Any:
+  """What a JSON file of a run holds that the run can do without."""
+  try:
+    return read_json(path)
+  except NoJSONError as error:
+    raise InputError(f"{error}; remove it") from error
+
+
 def note_import(workdir: pathlib.Path, origin: Mapping[str, Any]) -> None:
   """Notes of what files a run's first weights are; `InputError` if that cannot be written."""
   write_json(workdir / _IMPORTED, origin)
@@ -161,9 +169,15 @@ def check_config(workdir: pathlib.Path, config: Config, allow_change: bool) -> N
     allow_change: whether differences are only printed.
 
   Raises:
-    InputError: they differ in fields that decide what the run's numbers mean.
+    InputError: they differ in fields that decide what the run's numbers mean, or there are
+      checkpoints of a configuration that is gone.
   """
   if not (workdir / "config.json").exists():
+    if not allow_change and next((workdir / "checkpoints").glob("[0-9]*"), None):
+      raise InputError(
+        f"{workdir} holds checkpoints, but no config.json that says how they were trained: put it "
+        "back; --allow_config_change goes on with the configuration given"
+      )
     return
   differences = config_differences(load_config(workdir), config)
   _refuse_or_warn(workdir, differences + plugin_changes(workdir, config), allow_change)
@@ -203,7 +217,7 @@ def check_data(
     return
   before, now = (
     {split: read(Images, images, f"{path}: {split}") for split, images in values.items()}
-    for values in (as_mapping(read_json(path), str(path)), data)
+    for values in (as_mapping(_read_note(path), str(path)), data)
   )
   differences = [
     f"data for {split}: {before.get(split)} → {now.get(split)}"
@@ -294,7 +308,7 @@ def chosen_temperature(workdir: str | os.PathLike) -> ChosenTemperature | None:
   path = pathlib.Path(workdir) / "temperature.json"
   if not path.exists():
     return None
-  values = read_json(path)
+  values = _read_note(path)
   try:
     temperature = parse_temperature(values.pop("temperature"))
     if not all(type(value) is int and value >= 0 for value in values.values()):
@@ -331,9 +345,8 @@ def last_saved(workdir: pathlib.Path) -> Saved | None:
   path = workdir / "progress.json"
   if not path.exists():
     return None
-  values = read_json(path)
-  if not isinstance(values, dict):
-    raise InputError(f"{path}: damaged, it names no step; remove it")
+  values = _read_note(path)
+  values = values if isinstance(values, dict) else {}
   step, run = values.get("saved_step"), values.get("run")
   if type(step) is not int or step < 0 or not isinstance(run, str | None):
     raise InputError(f"{path}: damaged, it names no step; remove it")

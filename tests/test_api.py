@@ -156,6 +156,18 @@ def test_log_prob_is_the_model_s(model, workdir, pair):
     (lambda m, hr, lr: m.encode(hr[:-1], lr), "hr is 68x51 pixels"),
     (lambda m, hr, lr: m.encode(hr, lr[:-1]), "lr is 17x12 pixels"),
     (lambda m, hr, lr: m.decode(m.encode(hr)[1:], lr), "latents of shapes"),
+    (lambda m, hr, lr: m.decode(None, lr), "latents are no list of arrays"),
+    (lambda m, hr, lr: m.decode([[[1], [1, 2]]], lr), "latents are no list of arrays"),
+    (lambda m, hr, lr: m.decode("ab", lr), "latents are of <U1"),
+    (lambda m, hr, lr: m.decode([1j * z for z in m.encode(hr)], lr), "latents are of complex64"),
+    (lambda m, hr, lr: m.sample(lr, None), "num_samples is None"),
+    (lambda m, hr, lr: m.sample(lr, 1.5), "num_samples is 1.5"),
+    (lambda m, hr, lr: m.sample(lr, True), "num_samples is True"),
+    (lambda m, hr, lr: m.sample(lr, seed=None), "seed is None"),
+    (lambda m, hr, lr: m.sample(lr, seed=1.5), "seed is 1.5"),
+    (lambda m, hr, lr: m.sample(lr, temperature=None), "temperature is None"),
+    (lambda m, hr, lr: m.sample(lr, temperature=[0.8, "x"]), r"temperature is \(0.8, 'x'\)"),
+    (lambda m, hr, lr: m.sample(Image.new("RGB", (0, 0))), "image has no pixels: it is 0x0"),
   ],
 )
 def test_arguments_that_cannot_be_used(model, pair, call, message):
@@ -181,6 +193,24 @@ def test_tiles_keep_what_the_whole_image_gives(model, workdir, pair, monkeypatch
   # These parameters let more than trained ones through so small an overlap.
   assert np.abs(tiled.decode(latents, lr).astype(int) - hr).max() <= 4
   assert tiled.log_prob(hr, lr) == pytest.approx(model.log_prob(hr, lr), rel=1e-3)
+
+
+def test_numbers_of_other_kinds_are_taken(model, pair):
+  hr, lr = pair
+  half = (hr / 255).astype(np.float16)
+  assert model.log_prob(half) == pytest.approx(model.log_prob(half.astype(np.float32)))
+  listed = model.sample(lr, np.int64(1), [0.8, 0.9], np.uint32(3))
+  np.testing.assert_array_equal(listed, model.sample(lr, 1, (0.8, 0.9), 3))
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [{"step": "5"}, {"step": 0.0}, {"step": False}, {"max_memory_gb": None}, {"tile_overlap": 1.5}],
+)
+def test_settings_of_loading_that_cannot_be_meant(workdir, settings):
+  ((name, value),) = settings.items()
+  with pytest.raises(InputError, match=f"^{name} is {value!r}: it must be "):
+    srflow_jax.load(workdir, **settings)
 
 
 def test_checkpoint_that_is_not_there(workdir):

@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from unittest.mock import Mock
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,6 +163,15 @@ def test_a_failed_save_is_noticed_without_waiting(tmp_path, small_files):
         writer.wait(only_if_done=True)
 
 
+def test_threads_of_a_save_that_failed_end_with_it(tmp_path, small_files):
+  """Whatever they still say comes before the line that the command ends with."""
+  noise = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
+  with pytest.raises(InputError, match="File too large"):
+    with checkpoints.writer(tmp_path, keep=1) as writer:
+      checkpoint.save(writer, state_of(1).replace(params={"flow": {"kernel": jnp.asarray(noise)}}))
+  assert not [t for t in threading.enumerate() if type(t).__module__.startswith("orbax.")]
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
   """A run with a moving average, and checkpoints of steps 1 (the best) and 2."""
@@ -229,6 +240,11 @@ def deleted_arrays(tree):
     path.unlink()
 
 
+def as_fifo(path):
+  path.unlink()
+  os.mkfifo(path)
+
+
 def emptied(folder):
   shutil.rmtree(folder)
   folder.mkdir()
@@ -242,10 +258,21 @@ DAMAGE = {
   "arrays emptied": (lambda c: emptied_arrays(c / "params"), ""),
   "arrays gone": (lambda c: deleted_arrays(c / "params"), ""),
   "metadata flipped": (lambda c: damaged_byte(c / "params" / "_METADATA"), ""),
-  "metadata emptied": (lambda c: (c / "params" / "_METADATA").write_text(""), ""),
-  "metadata gone": (lambda c: (c / "rest" / "_METADATA").unlink(), ""),
-  "metadata of another type": (lambda c: (c / "rest" / "_METADATA").write_text("[1]"), ""),
-  "manifest emptied": (lambda c: (c / "params" / "manifest.ocdbt").write_bytes(b""), ""),
+  "metadata emptied": (
+    lambda c: (c / "params" / "_METADATA").write_text(""),
+    "params has no readab",
+  ),
+  "metadata gone": (
+    lambda c: (c / "rest" / "_METADATA").unlink(),
+    "(rest has no readable metadata)",
+  ),
+  "metadata of another type": (
+    lambda c: (c / "rest" / "_METADATA").write_text("[1]"),
+    "rest has no readable metadata (",
+  ),
+  "metadata a FIFO": (lambda c: as_fifo(c / "params" / "_METADATA"), "_METADATA is not a regular"),
+  "arrays a FIFO": (lambda c: as_fifo(array_files(c / "params")[0]), "is not a regular file"),
+  "manifest emptied": (lambda c: (c / "params" / "manifest.ocdbt").write_bytes(b""), "params"),
   "params gone": (lambda c: shutil.rmtree(c / "params"), "params is missing"),
   "rest gone": (lambda c: shutil.rmtree(c / "rest"), "rest is missing"),
   "contents gone": (lambda c: shutil.rmtree(c / "contents"), "contents.json"),
@@ -372,6 +399,32 @@ def test_a_run_does_not_start_anew_when_nothing_is_left(two_checkpoints, tmp_pat
   shutil.rmtree(workdir / "checkpoints")
   with pytest.raises(InputError, match=r"checkpoints of .* are gone: one of step 12"):
     checkpoint.restore_latest(workdir, wanted, fresh)
+
+
+@pytest.mark.parametrize(
+  "text, reason",
+  [("{}", "it names no step"), ("[]", "it names no step"), ("{", r"it is no JSON .*")],
+)
+def test_a_damaged_note_of_what_was_saved_damages_no_checkpoint(
+  text, reason, two_checkpoints, tmp_path
+):
+  workdir = tmp_path / "W"
+  shutil.copytree(two_checkpoints, workdir)
+  note = workdir / "progress.json"
+  note.write_text(text)
+  wanted = like(state_of(12, size=1000))
+  with pytest.raises(InputError, match=f"^{note}: damaged, {reason}; remove it$") as refused:
+    checkpoint.restore_latest(workdir, wanted, fresh)
+  assert not isinstance(refused.value, checkpoints.DamagedError)
+  note.unlink()
+  assert_same(restored(workdir, wanted), state_of(12, size=1000))
+
+
+def test_reading_a_checkpoint_warns_of_nothing(workdir, caplog, monkeypatch):
+  monkeypatch.setattr(absl.logging.get_absl_logger(), "propagate", True)
+  with caplog.at_level("WARNING", "absl"):
+    checkpoints.load_run(workdir)
+  assert not caplog.records
 
 
 def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(two_checkpoints, monkeypatch):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import jax
 import pytest
@@ -80,6 +81,21 @@ def test_a_thread_of_ours_that_fails_is_told_of_and_a_library_s_is_not(monkeypat
   run(main, monkeypatch)
   said = capsys.readouterr().err
   assert "nowhere.json: cannot be read" in said and "JSONDecodeError" not in said
+
+
+def test_a_callback_of_ours_that_fails_is_told_of_and_a_library_s_is_not(monkeypatch):
+  """Those of a library's threads fail by the hundred once one of them has failed."""
+  told = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda failed: told.append(failed.object))
+
+  def main(argv):
+    for callback in (files.read_json, json.loads):  # neither takes the reference that it is given
+      dies = threading.Event()
+      _ = weakref.ref(dies, callback)
+      del dies
+
+  run(main, monkeypatch)
+  assert told == [files.read_json]
 
 
 def test_ctrl_c_ends_with_one_line(monkeypatch, capsys):

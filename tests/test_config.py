@@ -17,7 +17,13 @@ from configs import base
 from srflow_jax import cli
 from srflow_jax.config import Config, read_config
 from srflow_jax.errors import InputError
-from srflow_jax.runs import config_differences, load_config, workdir_path, write_config
+from srflow_jax.runs import (
+  check_config,
+  config_differences,
+  load_config,
+  workdir_path,
+  write_config,
+)
 
 SHIPPED = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 SHIPPED.remove("workdir")
@@ -200,6 +206,17 @@ def test_the_number_of_steps_may_change_where_nothing_is_a_fraction_of_it(change
     assert "num_train_steps: 200000 → 400000 (learning rates" in differences[0]
 
 
+def test_checkpoints_of_a_configuration_that_is_gone_are_not_gone_on_with(tmp_path):
+  config = read_config(base.get_config())
+  check_config(tmp_path, config, allow_change=False)
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  with pytest.raises(InputError, match=r"holds checkpoints, but no config\.json"):
+    check_config(tmp_path, config, allow_change=False)
+  check_config(tmp_path, config, allow_change=True)
+  write_config(tmp_path, config)
+  check_config(tmp_path, config, allow_change=False)
+
+
 WORKDIRS = ["", "run[v2]/W", "gs:/W", "a\\b", "a\nb", "a\udcffb", "a\0b", "~nobody_of_this_name/x"]
 
 
@@ -228,7 +245,8 @@ CONFIG_FILES = {
   "wrong type": (HEAD + "  config.seed = 'x'\n", "line 5"),
   "syntax": ("def get_config(:\n", "line 1"),
   "imports": ("import no_such_module\n", "line 1: ModuleNotFoundError"),
-  "no function": ("x = 1\n", "get_config"),
+  "no function": ("x = 1\n", "mine.py: it has no function get_config"),
+  "a number for it": ("get_config = 3\n", "mine.py: TypeError: 'int' object is not callable"),
   "returns nothing": ("def get_config():\n  pass\n", ""),
   "returns a dict": ("def get_config():\n  return {}\n", ""),
   "not locked": (
@@ -275,6 +293,26 @@ COMMAND_LINES = {
     "kind is 'no'",
   ),
   "data": (["--config=configs/tiny.py", "--config.data.train_dir=/nowhere"], "/nowhere"),
+  "a kind's field": (
+    ["--config=configs/tiny.py", "--config.seed=1", "--config.model.map.bins=8"],
+    "--config.model.map.bins=8: there is no 'bins'; if it is a field of a kind, give the whole",
+  ),
+  "a kind for a block": (
+    ["--config=configs/tiny.py", "--config.model.map=spline"],
+    "--config.model.map=spline: it must be a block, as \"--config.model.map={'kind':'spline'}\"",
+  ),
+  "a kind beside fields of another": (
+    ["--config=configs/tiny.py", "--config.model.conditioner.kind=transformer"],
+    "given whole: \"--config.model.conditioner={'kind':'transformer'}\"",
+  ),
+  "an argument for none": (
+    ["--config=configs/base.py:foo"],
+    "configs/base.py: TypeError: get_conf",
+  ),
+  "config twice": (
+    ["--config=configs/tiny.py", "--config=configs/x4_da.py", "--config.seed=1"],
+    "--config is given twice",
+  ),
 }
 
 

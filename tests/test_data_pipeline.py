@@ -1,3 +1,4 @@
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -15,7 +16,7 @@ from PIL import Image
 from srflow_jax.data import make_train_iterator, photographs, put_ahead, validation_batches
 from srflow_jax.data.pairs import Pair, RandomPatch
 from srflow_jax.data.sources import describe
-from srflow_jax.data.workers import from_workers
+from srflow_jax.data.workers import from_workers, run_parallel
 from srflow_jax.errors import InputError
 from srflow_jax.images import read_image, write_png
 from srflow_jax.ops.resize import bicubic_resize
@@ -336,3 +337,11 @@ def alive(pid: int) -> bool:
       return file.read().rsplit(")", 1)[1].split()[0] != "Z"
   except OSError:
     return False
+
+
+def test_workers_leave_ctrl_c_to_their_parent_from_the_start():
+  """One that is still importing when it comes would print a traceback."""
+  blocked = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+  for mask in run_parallel(blocked, [(), ()], 2):
+    assert signal.SIGINT in mask
+  assert signal.SIGINT not in blocked(())

@@ -159,6 +159,24 @@ def test_data_that_are_not_there_are_named(photographs):
     plan(study)
 
 
+@pytest.mark.parametrize(
+  "text, reason",
+  [
+    ("import studies_tiny\nget_study = studies_tiny.get_study\n", None),
+    ("get_study = 3\n", "TypeError"),
+    ("\0", "source code string cannot contain null bytes"),
+  ],
+)
+def test_a_study_s_file_may_have_any_name(text, reason, tmp_path):
+  path = tmp_path / "study"
+  path.write_text(text)
+  if reason is None:
+    assert load_study(path).variants
+    return
+  with pytest.raises(InputError, match=f"^{path}: .*{reason}"):
+    load_study(path)
+
+
 def test_files_of_studies(tmp_path, photographs):
   study = load_study(studies_tiny.__file__, train_dir=photographs, hr_dir=photographs)
   assert study.base["data"]["train_dir"] == photographs == study.evaluation.hr_dir

@@ -18,7 +18,7 @@ from srflow_jax.checkpoints.reading import (
   validation_loss,
 )
 from srflow_jax.config import Config
-from srflow_jax.errors import InputError, InputWarning
+from srflow_jax.errors import InputError, InputWarning, is_whole
 from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.model.model import Model
 from srflow_jax.runs import load_config, plugin_changes, workdir_path
@@ -101,7 +101,9 @@ def _chosen_step(workdir: pathlib.Path, step: int | Literal["best"] | None) -> i
     if not validated:
       raise InputError(f"no checkpoint in {folder_of(workdir)} has a validation loss")
     return min(validated, key=losses.get)
+  if not is_whole(step):
+    raise InputError(f"step is {step!r}: it must be a whole number, 'best' or None")
   if step not in steps:
     there = ", ".join(map(str, steps))
     raise InputError(f"no checkpoint of step {step} in {folder_of(workdir)}; there are {there}")
-  return step
+  return int(step)

@@ -101,6 +101,7 @@ def contents(workdir: pathlib.Path, step: int) -> Contents:
 
   Raises:
     DamagedError: it is not what was written.
+    InputError: the note of what was saved last is damaged.
   """
   folder = folder_of(workdir) / str(step)
   metrics = folder / "metrics" / "metrics"
@@ -164,14 +165,17 @@ def load_trees(
 
   Raises:
     DamagedError: the checkpoint is not what was saved.
-    InputError: it does not fit the shapes, or this user may not read it.
+    InputError: it does not fit the shapes, this user may not read it, or the run's note of what was
+      saved last is damaged.
   """
   folder = folder_of(workdir) / str(step)
   for path in (folder, *folder.rglob("*")):
     if path.exists() and not os.access(path, os.R_OK):
       raise InputError(f"{path}: cannot be read: Permission denied")
+    if path.exists() and not path.is_file() and not path.is_dir():  # a FIFO would block
+      raise _damaged(workdir, step, InputError(f"{path} is not a regular file"))
+  about = contents(workdir, step)
   try:
-    about = contents(workdir, step)
     there = about.sha256 or {name for name in TREES if (folder / name).is_dir()}
     trees = {}
     for name in like:
@@ -222,7 +226,15 @@ def _load_tree(folder: pathlib.Path, name: str, like: Any) -> Any:
   )
   handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
   with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-    saved = reader.metadata((folder / name).resolve()).item_metadata.tree
+    # Of the handler: the reader itself would warn of metadata that only single trees have, and
+    # say nothing of what is wrong with those that there are.
+    try:
+      saved = handler.metadata((folder / name).resolve()).tree
+    except Exception as error:
+      if isinstance(error, MemoryError) or system_error(error) in _NOT_OF_FILES:
+        raise
+      reason = "" if isinstance(error, FileNotFoundError) else f" ({one_line(error)})"
+      raise InputError(f"{name} has no readable metadata{reason}") from error
     _check_shapes(like, saved)
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
     read = reader.restore((folder / name).resolve(), args=ocp.args.StandardRestore(template))

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,7 @@ class Writer:
     finally:
       with self._failures_named():
         self._manager.close()
+      _join_threads()
 
   def reload(self) -> None:
     """Reads again which checkpoints there are, after some were set aside."""
@@ -119,6 +121,13 @@ class Writer:
       steps = saved_steps(self._workdir)
       good = f"the last good one is of step {steps[-1]}" if steps else "there is none yet"
       raise InputError(f"cannot save to {self._manager.directory}: {reason}; {good}") from error
+
+
+def _join_threads() -> None:
+  """Waits for the threads of a save that failed, so that none speaks after the error's line."""
+  for thread in threading.enumerate():
+    if type(thread).__module__.startswith("orbax."):
+      threading.Thread.join(thread)  # not its own way, which raises what it failed with
 
 
 def _word_of_run(workdir: pathlib.Path) -> str:

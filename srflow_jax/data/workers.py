@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -133,7 +134,13 @@ def run_parallel(
     workers, multiprocessing.get_context("spawn"), initializer=start_worker
   )
   try:
-    for future in concurrent.futures.as_completed([pool.submit(function, job) for job in jobs]):
+    # Blocked, since workers inherit it: Ctrl-C is the parent's to answer, also while they start.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+      futures = [pool.submit(function, job) for job in jobs]
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for future in concurrent.futures.as_completed(futures):
       yield future.result()
   except concurrent.futures.process.BrokenProcessPool:
     raise InputError(_killed("a worker process")) from None

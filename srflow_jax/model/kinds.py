@@ -227,6 +227,8 @@ def read_part(
   if isinstance(block, str):
     block = {"kind": block}
   block = dict(blocks.as_mapping(block, where))
+  hint = f"; a block of another kind is given whole: \"--{where}={{'kind':{block.get('kind')!r}}}\""
+  hint = hint if "kind" in block else ""
   kinds = kinds_of(place)
   name = block.pop("kind", place.published)
   if not isinstance(name, str) or name not in kinds:
@@ -246,7 +248,8 @@ def read_part(
     if field not in block:
       raise InputError(f"missing key {where}.{field}")
     settings[field] = read_parts(inner_place, block.pop(field), f"{where}.{field}", defaults)
-  settings |= blocks.read_fields(cls, block, where, without={*inner, *several, *_structure(cls)})
+  without = {*inner, *several, *_structure(cls)}
+  settings |= blocks.read_fields(cls, block, where, without, hint)
   try:
     if check := getattr(cls, "check_settings", None):
       check(_defaults(cls) | settings)

@@ -7,11 +7,12 @@ straight line, so what two compiled sizes take says how large a tile may be.
 import dataclasses
 import functools
 import math
+import numbers
 from typing import Any
 
 import jax
 
-from srflow_jax.errors import InputError
+from srflow_jax.errors import InputError, is_whole
 from srflow_jax.model.model import Model
 from srflow_jax.sampling.machine import default_bytes, num_processors, on_cpu, usable_bytes
 from srflow_jax.sampling.programs import Programs, Size
@@ -126,7 +127,7 @@ class Budget:
     max_batch: int | None,
   ) -> None:
     """Takes what `sampling.Sampler` is given, and the bytes of the variables."""
-    if not 0 <= max_memory_gb < math.inf:
+    if not isinstance(max_memory_gb, numbers.Real) or not 0 <= max_memory_gb < math.inf:
       raise InputError(f"max_memory_gb is {max_memory_gb}: it must be 0 or more, and finite")
     if max_memory_gb * _GB > (usable := usable_bytes()):
       raise InputError(
@@ -134,8 +135,8 @@ class Budget:
       )
     if overlap is None:
       overlap = model.tile_overlap
-    if overlap < 0:
-      raise InputError(f"tile_overlap is {overlap}: it must be at least 0")
+    if not is_whole(overlap) or overlap < 0:
+      raise InputError(f"tile_overlap is {overlap}: it must be a whole number, at least 0")
     self._given_bytes = max_memory_gb * _GB
     self._multiple = model.lr_multiple
     self.overlap = -(-overlap // self._multiple) * self._multiple

@@ -5,6 +5,7 @@ levels are separated by slashes: `0.8/0.9`.
 """
 
 import math
+import numbers
 
 from srflow_jax.errors import InputError
 
@@ -36,6 +37,8 @@ def check_temperature(temperature: Temperature, num_levels: int | None = None) -
     temperature: Standard deviation of the latents.
     num_levels: How many latents the model has; None if that is not known yet.
   """
+  if not all(isinstance(level, numbers.Real) for level in _levels(temperature)):
+    raise InputError(f"temperature is {temperature!r}: it must be a number, or one for each level")
   if not all(0 <= level < math.inf for level in _levels(temperature)):
     shown = temperature_text(temperature) if isinstance(temperature, tuple) else temperature
     raise InputError(f"temperature is {shown}: it must be 0 or more, and finite")

@@ -20,6 +20,7 @@ A study is a Python file whose `get_study()` returns a mapping with the fields o
 """
 
 import dataclasses
+import importlib.machinery
 import importlib.util
 import itertools
 import os
@@ -246,11 +247,12 @@ def load_study(path: str | os.PathLike, hr_dir: str = "", **replaced: str) -> St
   path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(f"--study={path}: no such file")
-  spec = importlib.util.spec_from_file_location("_srflow_jax_study", path)
-  assert spec is not None and spec.loader is not None  # of any .py file there is one
+  loader = importlib.machinery.SourceFileLoader("_srflow_jax_study", str(path))  # of any suffix
+  spec = importlib.util.spec_from_loader(loader.name, loader)
+  assert spec is not None
   module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     values = module.get_study()
   except Exception as error:  # a study's file is a program: it may raise anything
     raise InputError(_failure(path, error)) from error
@@ -263,7 +265,7 @@ def _failure(path: pathlib.Path, error: Exception) -> str:
     return str(error)
   frames = traceback.extract_tb(error.__traceback__)
   lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-  lines += [error.lineno] if isinstance(error, SyntaxError) else []
+  lines += [error.lineno] if isinstance(error, SyntaxError) and error.lineno else []
   line = f", line {lines[-1]}" if lines else ""
   return f"{path}{line}: {type(error).__name__}: {' '.join(str(error).split())}"
 
