@@ -12,6 +12,7 @@ Nothing of JAX is imported here before flags are read and signals are answered.
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import pathlib
@@ -257,17 +258,21 @@ def _stop_at_start(number: int, frame: FrameType | None) -> None:
   end_interrupted("stopped by a signal while no step was running; the same command goes on")
 
 
-def _cannot_be_raised(failed: Any) -> None:
+def _cannot_be_raised(say: Callable[[Any], object], failed: Any) -> None:
   """Answers what is raised where Python drops any exception, as while garbage is collected.
 
   A Ctrl-C is repeated; of a library's errors nothing is said, as of those in its threads.
+
+  Args:
+    say: reports what `sys.unraisablehook` is given.
+    failed: that.
   """
   if issubclass(failed.exc_type, KeyboardInterrupt):
     timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()
   elif _began_here(failed):
-    sys.__unraisablehook__(failed)
+    say(failed)
 
 
 class _Console(io.FileIO):
@@ -441,7 +446,7 @@ def _answered(resumes: bool) -> Iterator[None]:
   warnings.showwarning = show
   logging.set_verbosity(logging.FATAL)
   threading.excepthook = lambda failed: hook(failed) if _began_here(failed) else None
-  sys.unraisablehook = _cannot_be_raised
+  sys.unraisablehook = functools.partial(_cannot_be_raised, unraisable)
   try:
     yield
   finally:
