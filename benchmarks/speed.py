@@ -22,6 +22,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -52,12 +53,12 @@ from srflow_jax.training.step import create_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A configuration file.")
 _JOBS = flags.DEFINE_list("jobs", ["train", "sample"], "What to time.")
-_BATCH = flags.DEFINE_integer("batch", 2, "Patches of a training step.")
-_PATCH = flags.DEFINE_integer("patch", 160, "HR pixels a side of them.")
+_BATCH = flags.DEFINE_integer("batch", 2, "Patches of a training step.", lower_bound=1)
+_PATCH = flags.DEFINE_integer("patch", 160, "HR pixels a side of them.", lower_bound=1)
 _TRAIN_ENCODER = flags.DEFINE_bool("train_encoder", False, "Train the encoder too; no baseline.")
 _LR_SIZES = flags.DEFINE_list("lr_sizes", ["64"], "LR images to sample: S, or HEIGHTxWIDTH.")
-_SAMPLES = flags.DEFINE_list("samples", ["1", "10"], "Samples of one LR image.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds that the medians are taken over.")
+_SAMPLES = cli.define_numbers("samples", [1, 10], "Samples of one LR image.")
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds that medians are taken over.", lower_bound=1)
 _BASELINE = flags.DEFINE_string("baseline", "", "The baseline's script; '': none.")
 _PYTHON = flags.DEFINE_string("python", sys.executable, "What runs it.")
 _BASELINE_FLAGS = flags.DEFINE_string("baseline_flags", "", "More flags for it.")
@@ -108,13 +109,16 @@ def main(argv: list[str]) -> None:
   config = _CONFIG.value
   if unknown := set(_JOBS.value) - {"train", "sample"}:
     raise InputError(f"--jobs: unknown: {', '.join(sorted(unknown))}")
+  sizes = [_size(text) for text in _LR_SIZES.value]
+  if _JSON.value and not pathlib.Path(_JSON.value).parent.is_dir():
+    raise InputError(f"--json={_JSON.value}: no such folder: {pathlib.Path(_JSON.value).parent}")
   baseline = _baseline_command(config)
   config = read_config(config)
   model = build_model(config.model, config.compute)
   params = _random_params(model)
   jobs = [_train_job(model, config, params)] if "train" in _JOBS.value else []
   if "sample" in _JOBS.value:
-    jobs += [job for size in _LR_SIZES.value for job in _sample_jobs(model, params, size)]
+    jobs += [job for size in sizes for job in _sample_jobs(model, params, size)]
   first = {job.name: job.run()["seconds"] for job in jobs}  # also the warm-up
   taken = {job.name: {"ours": [], "baseline": []} for job in jobs}
   for round_number in range(_ROUNDS.value):
@@ -215,9 +219,16 @@ def _train_job(model: Model, config: Any, params: dict[str, Any]) -> Job:
   return Job(name, run, (program,), program.gflop, () if _TRAIN_ENCODER.value else baseline)
 
 
-def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
-  sides = [int(side) for side in size.split("x")]
-  height, width = sides if len(sides) == 2 else sides * 2
+def _size(text: str) -> tuple[int, int]:
+  """Height and width, of `S` or `HEIGHTxWIDTH`."""
+  if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", text):
+    raise InputError(f"--lr_sizes: {text!r}: a size is S or HEIGHTxWIDTH")
+  height, _, width = text.partition("x")
+  return int(height), int(width or height)
+
+
+def _sample_jobs(model: Model, params: dict[str, Any], size: tuple[int, int]) -> list[Job]:
+  height, width = size
   lr = np.random.default_rng(0).random((height, width, 3), np.float32)
   sampler = Sampler(model, params)
 
@@ -246,7 +257,7 @@ def _sample_jobs(model: Model, params: dict[str, Any], size: str) -> list[Job]:
     plural = "s" * (number > 1)
     return Job(f"{number} sample{plural}, LR {height}x{width}", run, programs, gflop, arguments)
 
-  return [job(int(number)) for number in _SAMPLES.value]
+  return [job(number) for number in _SAMPLES.value]
 
 
 def _summary(

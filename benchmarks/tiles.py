@@ -13,6 +13,7 @@ from absl import flags
 from srflow_jax import cli
 from srflow_jax.checkpoints import load_run
 from srflow_jax.data.folders import photographs
+from srflow_jax.errors import InputError
 from srflow_jax.images import read_image
 from srflow_jax.ops.resize import bicubic_resize
 from srflow_jax.sampling.budget import Plan, Request
@@ -20,10 +21,10 @@ from srflow_jax.sampling.sampler import Sampler
 from srflow_jax.sampling.tiles import cut
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The training run's folder.", required=True)
-_OVERLAPS = flags.DEFINE_list("overlaps", ["8", "16", "24", "32"], "LR pixels.")
-_TEMPERATURES = flags.DEFINE_list("temperatures", ["0", "0.9"], "Of the samples.")
+_OVERLAPS = cli.define_numbers("overlaps", [8, 16, 24, 32], "LR pixels.", least=0)
+_TEMPERATURES = cli.define_numbers("temperatures", [0, 0.9], "Of the samples.", float, least=0)
 _HR_DIR = flags.DEFINE_string("hr_dir", "", "Folder of photographs.")
-_SIZE = flags.DEFINE_list("size", [], "Height and width in LR pixels, cut from each; all of it.")
+_SIZE = cli.define_numbers("size", [], "Height and width in LR pixels, cut from each; all of it.")
 
 _INSIDE = 16  # LR pixels that a tile keeps
 _REQUEST = Request(("draw",))
@@ -39,6 +40,8 @@ def _draw(sampler: Sampler, lr: np.ndarray, temperature: float) -> np.ndarray:
 def main(argv: list[str]) -> None:
   """Prints a line for each photograph, temperature and overlap."""
   del argv
+  if len(_SIZE.value) not in (0, 2):
+    raise InputError("--size: give a height and a width")
   run = load_run(_WORKDIR.value)
   scale, multiple = run.model.scale, run.model.lr_multiple
   print(f"default overlap: {run.model.tile_overlap}")
@@ -46,12 +49,12 @@ def main(argv: list[str]) -> None:
     hr = read_image(path)
     sides = [side // (scale * multiple) * multiple for side in hr.shape[:2]]
     if _SIZE.value:
-      sides = [min(side, int(text)) for side, text in zip(sides, _SIZE.value, strict=True)]
+      sides = [min(pair) for pair in zip(sides, _SIZE.value, strict=True)]
     hr = hr[: sides[0] * scale, : sides[1] * scale]
     lr = (bicubic_resize(hr, 1 / scale) / 255).astype(np.float32)
-    for temperature in map(float, _TEMPERATURES.value):
+    for temperature in _TEMPERATURES.value:
       whole = _draw(Sampler(run.model, run.params), lr, temperature)
-      for overlap in map(int, _OVERLAPS.value):
+      for overlap in _OVERLAPS.value:
         sampler = Sampler(run.model, run.params, overlap=overlap)
         lost = 2 * sampler.budget.overlap
         counts = [max(1, (side - lost) // _INSIDE) for side in sides]

@@ -11,9 +11,8 @@ Nothing of JAX is imported here before flags are read and signals are answered.
 """
 
 import contextlib
-import errno
 import functools
-import io
+import math
 import os
 import pathlib
 import re
@@ -25,10 +24,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, BinaryIO, NoReturn, TextIO, cast
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
+from srflow_jax.console import reader_not_needed
 from srflow_jax.errors import InputError, InputWarning, Interrupted, stop_signals
 from srflow_jax.sampling.temperatures import Temperature, parse_temperature
 
@@ -89,6 +89,38 @@ def define_temperature(
 ) -> flags.FlagHolder[Temperature]:
   """A flag whose value is a temperature, or one for each level of latents: `0.8/0.9`."""
   return flags.DEFINE(_TemperatureParser(), name, default, help_text, flag_values)
+
+
+class _NumbersParser(flags.ArgumentParser):
+  """The value of `define_numbers`' flag."""
+
+  syntactic_help = "numbers separated by commas"
+
+  def __init__(self, kind: type[int] | type[float], least: int) -> None:
+    self._kind, self._least = kind, least
+
+  def parse(self, argument: str | list) -> list:
+    """The numbers."""
+    if not isinstance(argument, str):
+      return argument
+    found = [self._kind(text) for text in argument.split(",")]
+    if not all(self._least <= number < math.inf for number in found):
+      raise ValueError(f"they must be {self._least} or more")
+    return found
+
+
+def define_numbers(
+  name: str,
+  default: list,
+  help_text: str,
+  kind: type[int] | type[float] = int,
+  least: int = 1,
+  flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[list]:
+  """A flag whose value is a list of numbers, each at least so large."""
+  serializer = flags.CsvListSerializer(",")
+  parser = _NumbersParser(kind, least)
+  return flags.DEFINE(parser, name, default, help_text, flag_values, serializer)
 
 
 class _MultiplesParser(flags.ArgumentParser):
@@ -275,70 +307,6 @@ def _cannot_be_raised(say: Callable[[Any], object], failed: Any) -> None:
     say(failed)
 
 
-class _Console(io.FileIO):
-  """A standard stream's descriptor, which loses what cannot be written.
-
-  Attributes:
-    error: What kept something from being written, unless it is that nobody reads any longer.
-  """
-
-  error: OSError | None = None
-
-  def __init__(self, number: int) -> None:
-    """Takes the descriptor's number; it stays open."""
-    super().__init__(number, "w", closefd=False)
-    self._is_terminal = self.isatty()
-
-  def write(self, data: Any, /) -> int | None:
-    """Writes bytes or loses them; see `io.RawIOBase`."""
-    try:
-      return super().write(data)
-    except OSError as error:
-      if error.errno != errno.EPIPE and not self._is_terminal:
-        self.error = error
-      return memoryview(data).nbytes
-
-
-@contextlib.contextmanager
-def _reader_not_needed() -> Iterator[_Console | None]:
-  """Lets the process's standard streams lose what cannot be written.
-
-  Yields:
-    That of standard output; None where it is not the process's own, as in a notebook.
-  """
-  for number in range(3):
-    try:
-      os.fstat(number)
-    except OSError:  # closed: the next file to be opened would be given what is printed
-      os.open(os.devnull, os.O_RDWR)
-  streams, consoles = {}, {}
-  for number, name in ((1, "stdout"), (2, "stderr")):
-    stream = getattr(sys, name)
-    if stream is getattr(sys, f"__{name}__"):
-      streams[name], consoles[name] = stream, _Console(number)
-      setattr(sys, name, _text_stream(consoles[name], stream))
-  try:
-    yield consoles.get("stdout")
-  finally:
-    for name, stream in streams.items():
-      getattr(sys, name).flush()
-      setattr(sys, name, stream)
-
-
-def _text_stream(console: _Console, like: TextIO | None) -> io.TextIOWrapper:
-  """A stream of texts as Python makes it; `like` is Python's, None where it was closed."""
-  if not isinstance(like, io.TextIOWrapper):
-    return io.TextIOWrapper(io.BufferedWriter(console), "utf-8", "backslashreplace")
-  unbuffered = isinstance(like.buffer, io.RawIOBase)  # python -u
-  return io.TextIOWrapper(
-    cast(BinaryIO, console) if unbuffered else io.BufferedWriter(console),
-    like.encoding,
-    like.errors,
-    line_buffering=like.line_buffering,
-    write_through=like.write_through,
-  )
-
-
 def run(
   main: Callable[[list[str]], None],
   flag_values: flags.FlagValues = flags.FLAGS,
@@ -354,7 +322,7 @@ def run(
     resumes: whether SIGTERM, SIGINT and SIGHUP end the command with status 75 until it handles
       them.
   """
-  with _reader_not_needed() as output, _answered(resumes):
+  with reader_not_needed() as output, _answered(resumes):
     try:
       _run(main, flag_values)
       sys.stdout.flush()

@@ -370,3 +370,16 @@ def test_a_flag_that_is_given_alone_or_with_numbers(given, expected):
   assert multiples.value == expected
   with pytest.raises(flags.IllegalFlagValueError):
     flag_values(["program", "--m=one"])
+
+
+@pytest.mark.parametrize(
+  "given, message",
+  [("x", "invalid literal for int"), ("3,0", "they must be 1 or more"), ("", "invalid literal")],
+)
+def test_a_list_of_numbers_is_of_numbers_that_are_large_enough(given, message):
+  own = flags.FlagValues()
+  holder = cli.define_numbers("sizes", [8], "Sizes.", flag_values=own)
+  own(["command.py", "--sizes=3,5"])
+  assert holder.value == [3, 5]
+  with pytest.raises(flags.IllegalFlagValueError, match=message):
+    own(["command.py", f"--sizes={given}"])
