@@ -20,6 +20,7 @@ from srflow_jax.config import read_config
 from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model, init_params
 from srflow_jax.model.features import Given
+from srflow_jax.training import start
 from srflow_jax.training.events import TABLE, event_writer
 from srflow_jax.training.loop import train
 from srflow_jax.training.optimizer import learning_rate_schedule
@@ -299,3 +300,21 @@ def test_a_configuration_of_an_earlier_version_is_refused_in_one_line(run, tmp_p
   assert result.stderr == (
     f"error: {tmp_path / 'config.json'}: missing key config.optim.warmup_steps\n"
   )
+
+
+@pytest.mark.parametrize(
+  "field, value, message",
+  [
+    ("batch_size", 2000, "batch_size is 2000: so many patches take 0.0 GB, and there are 0.0"),
+    ("val_patches", 10**6, "val_patches is 1000000: so many patches take 0.8 GB, and there"),
+    ("num_workers", 129, "num_workers is 129: this machine's cores serve 128 at most"),
+  ],
+)
+def test_sizes_beyond_the_machine_are_refused(field, value, message, monkeypatch):
+  monkeypatch.setattr(start, "host_bytes", lambda: 1e6)
+  monkeypatch.setattr(start, "num_processors", lambda: 2)
+  values = runs.get_config()
+  values.data[field] = value
+  config = read_config(values)
+  with pytest.raises(InputError, match=message):
+    start.check(config, build_model(config.model))

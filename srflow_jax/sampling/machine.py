@@ -29,9 +29,14 @@ def usable_bytes() -> float:
   Infinity if the device does not say.
   """
   if on_cpu():
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(physical, container_bytes())
+    return host_bytes()
   return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def host_bytes() -> float:
+  """Bytes of the host's memory that this process may use."""
+  physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return min(physical, container_bytes())
 
 
 def default_bytes() -> int:

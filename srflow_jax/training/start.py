@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srflow_jax.config import Config, Optim
+from srflow_jax.config import Config, Data, Optim
 from srflow_jax.data.pairs import PairSource
 from srflow_jax.data.pipeline import iterate
 from srflow_jax.data.sources import open_source
@@ -23,8 +23,11 @@ from srflow_jax.model.building import (
 )
 from srflow_jax.model.kinds import all_parts
 from srflow_jax.model.model import Model
+from srflow_jax.sampling.machine import host_bytes, num_processors
 from srflow_jax.training import optimizer
 from srflow_jax.training.step import TrainState, create_state, to_training_images
+
+_WORKERS_A_CORE = 64  # more only wait for each other
 
 
 def check(config: Config, model: Model) -> None:
@@ -43,6 +46,7 @@ def check(config: Config, model: Model) -> None:
       f"config.data.hr_patch is {config.data.hr_patch}: this model needs a multiple of {multiple}"
     )
   optim = config.optim
+  _check_sizes(config.data, model.scale)
   _check_plugins(config, model)
   _check_flow(optim, model)
   optimizer.check(optim, config.data.batch_size, jax.device_count())
@@ -50,6 +54,22 @@ def check(config: Config, model: Model) -> None:
     raise InputError(
       f"config.optim.encoder_frozen_fraction is {optim.encoder_frozen_fraction}: there is nothing "
       "but the encoder to train, so it must be 0"
+    )
+
+
+def _check_sizes(data: Data, scale: int) -> None:
+  """Refuses numbers with which a run would be silent for long, and then end."""
+  patch = 3 * data.hr_patch**2 * (1 + 1 / scale**2)  # bytes of HR and LR
+  for field in ("batch_size", "val_patches"):
+    number, usable = getattr(data, field), host_bytes()
+    if number * patch > usable:
+      raise InputError(
+        f"config.data.{field} is {number}: so many patches take {number * patch / 1e9:.1f} GB, and "
+        f"there are {usable / 1e9:.1f}"
+      )
+  if data.num_workers > (most := _WORKERS_A_CORE * num_processors()):
+    raise InputError(
+      f"config.data.num_workers is {data.num_workers}: this machine's cores serve {most} at most"
     )
 
 
