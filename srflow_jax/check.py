@@ -16,7 +16,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation.report import markdown_table
 from srflow_jax.model.building import build_model
 from srflow_jax.model.checking import Finding, check_model
-from srflow_jax.model.model import SRFlow
+from srflow_jax.model.srflow import SRFlow
 
 _FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

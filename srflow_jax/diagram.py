@@ -24,7 +24,8 @@ from srflow_jax.errors import InputError
 from srflow_jax.model.building import build_model
 from srflow_jax.model.flow import StageSpec
 from srflow_jax.model.kinds import Part, import_plugins
-from srflow_jax.model.model import Model, SRFlow
+from srflow_jax.model.model import Model
+from srflow_jax.model.srflow import SRFlow
 
 _FLAGS = flags.FlagValues()
 _CONFIG = config_flags.DEFINE_config_file(

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from srflow_jax.model.building import abstract_params, build_model
 from srflow_jax.model.features import Given
-from srflow_jax.model.model import SRFlow
+from srflow_jax.model.srflow import SRFlow
 
 VARIANTS = ("srflow", "da", "da_r", "da_s", "da_d")
 

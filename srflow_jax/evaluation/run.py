@@ -21,7 +21,7 @@ from srflow_jax.evaluation.recipes import Recipe, recipes_of
 from srflow_jax.evaluation.search import search_temperatures
 from srflow_jax.evaluation.systems import Bicubic, Trained
 from srflow_jax.model.building import count_parameters, parameter_table
-from srflow_jax.model.model import SRFlow, SuperResolver
+from srflow_jax.model.srflow import SRFlow, SuperResolver
 from srflow_jax.runs import chosen_temperature, is_imported, workdir_path
 from srflow_jax.sampling.denoising import removable_variance
 from srflow_jax.sampling.sampler import Sampler

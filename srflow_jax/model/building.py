@@ -24,9 +24,10 @@ from srflow_jax.model.flow import StageSpec
 from srflow_jax.model.kinds import Part, all_parts, read_part, read_parts
 from srflow_jax.model.maps import Map
 from srflow_jax.model.mixers import Mixer
-from srflow_jax.model.model import ComputeSpec, Model, SRFlow, SuperResolver
+from srflow_jax.model.model import ComputeSpec, Model
 from srflow_jax.model.nets import Net
 from srflow_jax.model.priors import Prior
+from srflow_jax.model.srflow import SRFlow, SuperResolver
 
 Array = jax.Array
 

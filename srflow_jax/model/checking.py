@@ -21,8 +21,8 @@ from srflow_jax.model.features import Features, Given
 from srflow_jax.model.kinds import Part, Place
 from srflow_jax.model.layers import Layer
 from srflow_jax.model.maps import Map, mapped
-from srflow_jax.model.model import SRFlow
 from srflow_jax.model.priors import Prior
+from srflow_jax.model.srflow import SRFlow
 from srflow_jax.ops.convolutions import AnyArray
 from srflow_jax.ops.resize import bicubic_resize_on_device
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from srflow_jax.model.model import SRFlow, SuperResolver
+from srflow_jax.model.srflow import SRFlow, SuperResolver
 from srflow_jax.studies import receptive_field
 from srflow_jax.studies.results import FAILED, SEVERAL, Row
 from srflow_jax.studies.statistics import Comparison, Scores, compare

@@ -27,7 +27,7 @@ from srflow_jax.errors import InputError
 from srflow_jax.evaluation.inputs import find_images
 from srflow_jax.model.building import build_model
 from srflow_jax.model.features import Given
-from srflow_jax.model.model import SRFlow
+from srflow_jax.model.srflow import SRFlow
 
 RADII = (0, 1, 2, 4, 8, 16, 32)  # LR pixels around the target
 HIDDEN = ("lr", "lr_and_kept")  # what is hidden: LR; or LR, and HR as well

@@ -20,7 +20,8 @@ from srflow_jax.model.building import (
   parts_of,
 )
 from srflow_jax.model.kinds import Part
-from srflow_jax.model.model import Model, SRFlow
+from srflow_jax.model.model import Model
+from srflow_jax.model.srflow import SRFlow
 from srflow_jax.weights.rrdb_names import SRFLOW, Path, RRDBNames
 
 FLOW_PREFIX = "flowUpsamplerNet."
