@@ -29,8 +29,10 @@ MAX_SAMPLES = 1000  # of an image
 
 def check_num_samples(num_samples: int) -> None:
   """Raises `InputError` for a number of samples that cannot be meant."""
-  if not is_whole(num_samples) or num_samples < 1:
-    raise InputError(f"num_samples is {num_samples}: it must be a whole number, at least 1")
+  if not is_whole(num_samples):
+    raise InputError(f"num_samples is {num_samples}: it must be a whole number")
+  if num_samples < 1:
+    raise InputError(f"num_samples is {num_samples}: it must be at least 1")
   if num_samples > MAX_SAMPLES:
     raise InputError(f"num_samples is {num_samples}: it must be at most {MAX_SAMPLES}")
 
