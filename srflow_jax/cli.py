@@ -216,10 +216,12 @@ def _key_refused(error: Exception, argv: list[str]) -> str:
     shown = " ".join(overrides)
     return f"configuration key that cannot be set: {_reason(error)} (in {shown})" if shown else ""
   block, _, field = named[0].partition("=")[0].rpartition(".")
-  return (
-    f"configuration key that cannot be set: {named[0]}: there is no {name!r}; if it is a field of "
-    f"a kind, give the whole block: \"{block}={{'kind':...,'{field}':...}}\""
+  has_kinds = re.search(r"config\.(model\.\w+|data\.noise|optim\.optimizer)$", block)
+  whole = (
+    f"; a field of a kind is given with the whole block: \"{block}={{'kind':...,'{field}':...}}\""
   )
+  said = f"configuration key that cannot be set: {named[0]}: there is no {name!r}"
+  return said + (whole if has_kinds else "")
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -295,7 +295,11 @@ COMMAND_LINES = {
   "data": (["--config=configs/tiny.py", "--config.data.train_dir=/nowhere"], "/nowhere"),
   "a kind's field": (
     ["--config=configs/tiny.py", "--config.seed=1", "--config.model.map.bins=8"],
-    "--config.model.map.bins=8: there is no 'bins'; if it is a field of a kind, give the whole",
+    "--config.model.map.bins=8: there is no 'bins'; a field of a kind is given",
+  ),
+  "a misspelt field": (
+    ["--config=configs/tiny.py", "--config.compute.dtype=float8"],
+    "--config.compute.dtype=float8: there is no 'dtype'",
   ),
   "a kind for a block": (
     ["--config=configs/tiny.py", "--config.model.map=spline"],
@@ -334,7 +338,8 @@ def refused_line(arguments, monkeypatch, capsys):
 def test_command_lines_are_refused_in_one_line(name, monkeypatch, capsys, tmp_path):
   arguments, message = COMMAND_LINES[name]
   workdir = [f"--workdir={tmp_path / 'W'}"] if "--workdir" not in "".join(arguments) else []
-  assert message in refused_line([*workdir, *arguments], monkeypatch, capsys)
+  line = refused_line([*workdir, *arguments], monkeypatch, capsys)
+  assert message in line and ("with the whole block" in line) == (name == "a kind's field")
   assert not (tmp_path / "W").exists()
 
 
