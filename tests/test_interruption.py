@@ -74,7 +74,8 @@ def test_a_killed_worker_ends_a_run_within_seconds_by_one_line(tmp_path):
   flags = ("--config.data.num_workers=2", "--config.num_train_steps=1000000")
   process = runs.Process(workdir, *flags)
   runs.wait_for(lambda: runs.saved_steps(workdir), process)
-  children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+  tasks = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")  # of whatever thread
+  children = [pid for task in tasks for pid in task.read_text().split()]
   workers = [int(pid) for pid in children if is_worker(pid)]
   os.kill(workers[0], signal.SIGKILL)
   killed = time.monotonic()
