@@ -37,6 +37,9 @@ INTERRUPTED = 75  # os.EX_TEMPFAIL: "try again later"
 CTRL_C = 130  # what shells make of SIGINT
 
 _AGAIN_SECONDS = 0.05
+# Python's helper that removes what killed workers have left is given the options for warnings of
+# the process that starts it, and would speak after the line that says why a command has ended.
+_TRACKER_QUIET = "ignore:resource_tracker:UserWarning"
 
 flags.disclaim_key_flags()  # those that are defined here are of the module that asks for it
 
@@ -417,11 +420,13 @@ def _answered(resumes: bool) -> Iterator[None]:
   logging.set_verbosity(logging.FATAL)
   threading.excepthook = lambda failed: hook(failed) if _began_here(failed) else None
   sys.unraisablehook = functools.partial(_cannot_be_raised, unraisable)
+  sys.warnoptions.append(_TRACKER_QUIET)
   try:
     yield
   finally:
     logging.set_verbosity(verbosity)
     threading.excepthook, sys.unraisablehook = hook, unraisable
     warnings.showwarning = shows
+    sys.warnoptions.remove(_TRACKER_QUIET)
     for number, handler in handlers.items():
       signal.signal(number, handler)
