@@ -23,6 +23,7 @@ from srflow_jax import cli, files
 from srflow_jax.config import read_config
 from srflow_jax.errors import InputError, Interrupted, stop_signals
 from srflow_jax.evaluation import Settings
+from srflow_jax.parsing import parse_flags
 
 
 def run(main, monkeypatch, *arguments, **settings):
@@ -322,7 +323,7 @@ def test_a_config_in_the_home_is_found(monkeypatch, tmp_path):
   monkeypatch.setattr(sys, "argv", ["x", "--config=~/mine.py", "--config.a=2"])
   flag_values = flags.FlagValues()
   config = config_flags.DEFINE_config_file("config", flag_values=flag_values)
-  cli._parse(sys.argv, flag_values)
+  parse_flags(sys.argv, flag_values)
   assert config.value.a == 2
 
 

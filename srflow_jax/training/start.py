@@ -60,8 +60,9 @@ def check(config: Config, model: Model) -> None:
 def _check_sizes(data: Data, scale: int) -> None:
   """Refuses numbers with which a run would be silent for long, and then end."""
   patch = 3 * data.hr_patch**2 * (1 + 1 / scale**2)  # bytes of HR and LR
+  usable = host_bytes()
   for field in ("batch_size", "val_patches"):
-    number, usable = getattr(data, field), host_bytes()
+    number = getattr(data, field)
     if number * patch > usable:
       raise InputError(
         f"config.data.{field} is {number}: so many patches take {number * patch / 1e9:.1f} GB, and "
